@@ -1,0 +1,40 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both make the environment first.
+VENV ?= .venv
+CORES ?= all
+PYTHON ?= python3
+CONFIG ?= config/config.yaml
+
+python := $(VENV)/bin/python
+snakemake := $(VENV)/bin/snakemake --cores $(CORES) --configfile $(CONFIG)
+stamp := $(VENV)/.gwprune-complete
+
+.PHONY: help demo run report test lint docs clean-results
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+# The stamp is written last, so an interrupted installation is taken up again.
+$(stamp): envs/constraints.txt pyproject.toml
+	@sh envs/make_venv.sh "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+demo: $(stamp)  ## run the workflow on the embedded data set and print the threshold table
+	@$(MAKE) --no-print-directory report CONFIG=config/config.yaml
+	@$(python) -m gwprune thresholds results
+
+run: $(stamp)  ## run the workflow on CONFIG=config/....yaml
+	$(snakemake)
+
+report: run  ## run, then build the self-contained report.html
+	@$(python) -m gwprune report --config $(CONFIG)
+
+test: $(stamp)  ## run the tests
+	$(python) -m pytest
+
+lint: $(stamp)  ## format and lint checks
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/snakefmt --check Snakefile workflow
+	$(VENV)/bin/snakemake --lint
+
+docs: $(stamp)  ## generate the configuration's schema and reference from the typed models
+	$(python) -m gwprune config-docs

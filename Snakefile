@@ -1,0 +1,33 @@
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+# A configuration given with --configfile replaces the embedded default; single keys given with --config are laid over it.
+if "experiments" not in config:
+
+    configfile: workflow.basedir + "/config/config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/spectrum.smk"
+include: "workflow/rules/predict.smk"
+include: "workflow/rules/sweep.smk"
+include: "workflow/rules/finetune.smk"
+include: "workflow/rules/aggregate.smk"
+include: "workflow/rules/figures.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    input:
+        final_tables(),
+        final_figures(),
+    default_target: True

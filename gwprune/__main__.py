@@ -1,0 +1,57 @@
+"""Command line: `gwprune thresholds RESULTS`, `gwprune report --config FILE`, `gwprune config-docs [--check]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def _thresholds(args: argparse.Namespace) -> int:
+    from .terminal import print_thresholds  # noqa: PLC0415 - each command imports what it needs
+
+    print_thresholds(Path(args.results))
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from .report import build_report  # noqa: PLC0415
+
+    build_report(Path(args.config), args.cores)
+    return 0
+
+
+def _config_docs(args: argparse.Namespace) -> int:
+    from .config.reference import update  # noqa: PLC0415
+
+    stale = update(Path(args.root), check=args.check)
+    for path in stale:
+        print(f"{path} {'is out of date: run `make docs`' if args.check else 'written'}")
+    return 1 if args.check and stale else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser("gwprune", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("thresholds", help="print predicted beside measured thresholds")
+    command.add_argument("results", help="directory of results")
+    command.set_defaults(run=_thresholds)
+    command = commands.add_parser("report", help="build the self-contained report.html if it is out of date")
+    command.add_argument("--config", default="config/config.yaml")
+    command.add_argument("--cores", default="all")
+    command.set_defaults(run=_report)
+    command = commands.add_parser("config-docs", help="generate the configuration's schema and reference")
+    command.add_argument("--check", action="store_true", help="write nothing; status 1 when something would change")
+    command.add_argument("--root", default=".", help="the checkout")
+    command.set_defaults(run=_config_docs)
+    args = parser.parse_args(arguments)
+    try:
+        return args.run(args)
+    except Exception as error:  # the boundary of the process  # noqa: BLE001
+        print(f"gwprune: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""Files between the stages that are no tables: networks, rankings, Lanczos runs. Each names what it holds."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from . import models
+from .files import atomic_path
+from .lanczos import Jacobi
+from .pruning import Ranking
+from .width import ProbeSpectrum
+
+__all__ = [
+    "ArtifactError",
+    "load_network",
+    "load_probe",
+    "load_ranking",
+    "load_state",
+    "save_network",
+    "save_probe",
+    "save_ranking",
+]
+
+_FORMAT = 1
+
+
+class ArtifactError(Exception):
+    """A file between stages is missing, damaged, foreign, or does not fit. The message names it."""
+
+
+def _save(path: str | os.PathLike, kind: str, values: Mapping[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        torch.save({"gwprune": kind, "format": _FORMAT, **values}, temporary)
+
+
+def _load(path: str | os.PathLike, kind: str) -> dict[str, Any]:
+    path = Path(path)
+    if not path.exists():
+        raise ArtifactError(f"{path} does not exist")
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch names no common base for what a damaged file raises  # noqa: BLE001
+        raise ArtifactError(
+            f"{path} is no complete {kind} file ({path.stat().st_size} bytes; {type(error).__name__}); delete it and run again"
+        ) from error
+    if not isinstance(values, dict) or values.get("gwprune") != kind:
+        raise ArtifactError(f"{path} is no {kind} file of gwprune")
+    if values.get("format") != _FORMAT:
+        raise ArtifactError(
+            f"{path} has format {values.get('format')}, this version reads {_FORMAT}; delete it and run again"
+        )
+    return values
+
+
+def save_network(path: str | os.PathLike, model: nn.Module, description: Mapping[str, Any]) -> None:
+    """Write weights and buffers with ``description``: name, options, input_shape, classes of the network."""
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    _save(path, "network", {"description": dict(description), "state": state})
+
+
+def load_state(model: nn.Module, state: Mapping[str, Any], source: str | os.PathLike) -> None:
+    """Load ``state`` into ``model``.
+
+    Raises:
+        ArtifactError: naming ``source`` and the first tensors that are missing, too many, or of another shape.
+    """
+    own = model.state_dict()
+    faults = [f"{name} is missing" for name in own if name not in state]
+    faults += [f"{name} is not part of the network" for name in state if name not in own]
+    faults += [
+        f"{name} has shape {tuple(state[name].shape)}, the network {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise ArtifactError(f"{source} does not fit the network {type(model).__name__}: {'; '.join(faults[:3])}{more}")
+    model.load_state_dict(state)
+
+
+def load_network(path: str | os.PathLike, device: torch.device | str = "cpu") -> nn.Module:
+    """Build the network that a file describes and load its weights; in eval mode on ``device``.
+
+    Raises:
+        ArtifactError: naming the file.
+    """
+    values = _load(path, "network")
+    description = values["description"]
+    model = models.build(
+        description["name"], tuple(description["input_shape"]), description["classes"], **description["options"]
+    )
+    load_state(model, values["state"], path)
+    return model.to(device).eval()
+
+
+def save_ranking(path: str | os.PathLike, ranking: Ranking, method: str) -> None:
+    """Write a ranking as int32 ranks."""
+    _save(path, "ranking", {"method": method, "ranks": ranking.ranks.cpu().to(torch.int32)})
+
+
+def load_ranking(path: str | os.PathLike, dimension: int) -> Ranking:
+    """Read a ranking of ``dimension`` weights.
+
+    Raises:
+        ArtifactError: naming the file, when it belongs to another network.
+    """
+    ranks = _load(path, "ranking")["ranks"]
+    if len(ranks) != dimension:
+        raise ArtifactError(f"{path} ranks {len(ranks)} weights, the network has {dimension} prunable ones")
+    return Ranking(ranks)
+
+
+def save_probe(path: str | os.PathLike, probe: ProbeSpectrum) -> None:
+    """Write the raw Jacobi coefficients of a probe (npz: alpha, beta, dimension, active, semidefinite)."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.savez(
+            stream,
+            format=_FORMAT,
+            alpha=probe.jacobi.alpha,
+            beta=probe.jacobi.beta,
+            dimension=probe.dimension,
+            active=probe.active,
+            semidefinite=probe.semidefinite,
+        )
+
+
+def load_probe(path: str | os.PathLike) -> ProbeSpectrum:
+    """Read what :func:`save_probe` wrote.
+
+    Raises:
+        ArtifactError: naming the file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as values:
+            if int(values["format"]) != _FORMAT:
+                raise ArtifactError(f"{path} has format {int(values['format'])}, this version reads {_FORMAT}")
+            return ProbeSpectrum(
+                Jacobi(values["alpha"], values["beta"]),
+                int(values["dimension"]),
+                int(values["active"]),
+                bool(values["semidefinite"]),
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{path} is no complete spectrum file: {error}; delete it and run again") from error

@@ -1,0 +1,338 @@
+"""The configuration's types. Defaults and descriptions stand here; schema and reference are generated from them."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from .. import datasets, models, pruning
+
+__all__ = ["SECTIONS", "Config", "Experiment", "Strict"]
+
+PPM = 1_000_000  # sparsities are whole parts per million, so that file names hold integers
+
+
+def nearest(value: Any, allowed: list[str]) -> str:
+    """``; did you mean 'x'?`` or nothing."""
+    match = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def choice(what: str, value: str, allowed: list[str]) -> str:
+    """``value`` if it is allowed; a ValueError that names it, what is allowed and the nearest match otherwise."""
+    if value not in allowed:
+        raise ValueError(f"{value!r} is no {what}; allowed: {', '.join(allowed)}{nearest(value, allowed)}")
+    return value
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _unique(values: list) -> list:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise ValueError(f"{value!r} is listed twice")
+    return values
+
+
+class Strict(BaseModel):
+    """Base of all sections: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Named(Strict):
+    """A name with options: YAML may give the name alone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class Dataset(Named):
+    """Which images, and how they are split."""
+
+    name: str = Field(description="data set: " + ", ".join(f"`{name}`" for name in datasets.names()))
+    options: dict[str, Any] = Field(
+        default={},
+        description="`validation_fraction` (of the training part, 0.1), `split_seed` (0), `image_size` (resize, pixels),"
+        " `channels` (3 repeats grey), `train_limit` (keep so many training images)",
+    )
+
+    @model_validator(mode="after")
+    def _known(self) -> Dataset:
+        datasets.validate(self.name, self.options)
+        return self
+
+
+class Network(Named):
+    """Which network."""
+
+    name: str = Field(
+        description="network: "
+        + ", ".join(f"`{name}`" for name in models.names())
+        + ", `torchvision:NAME`, or your own as `module:function`"
+    )
+    options: dict[str, Any] = Field(default={}, description="options of that network, e.g. `{hidden: [300, 100]}` for `fc`")
+
+    @model_validator(mode="after")
+    def _known(self) -> Network:
+        models.validate(self.name, self.options)
+        return self
+
+
+class Optimisation(Strict):
+    """What dense training and fine-tuning share: SGD and its schedule."""
+
+    epochs: int = Field(default=30, ge=1, description="passes over the training split")
+    batch_size: int = Field(default=128, ge=1, description="images per step")
+    lr: float = Field(default=0.05, gt=0, description="learning rate of the first step after warm-up")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD momentum")
+    nesterov: bool = Field(default=False, description="Nesterov momentum")
+    weight_decay: float = Field(default=0.0, ge=0, description="l2 penalty on all parameters")
+    schedule: Literal["constant", "cosine", "multistep"] = Field(
+        default="cosine", description="learning-rate schedule; cosine falls to 0 with every step"
+    )
+    milestones: list[int] = Field(default=[], description="epochs after which `multistep` multiplies lr by `gamma`")
+    gamma: float = Field(default=0.1, gt=0, description="factor of `multistep`")
+    warmup_epochs: float = Field(default=0.0, ge=0, description="epochs of linear warm-up from 0")
+    augmentation: Literal["none", "flip", "crop_flip"] = Field(
+        default="none", description="random flips, or flips and crops with 4 pixels of padding, on the device"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Optimisation:
+        if self.schedule == "multistep" and not self.milestones:
+            raise ValueError("schedule 'multistep' needs milestones (epochs)")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class Training(Optimisation):
+    """Dense training with an l1 penalty on the prunable weights."""
+
+    l1: Annotated[list[Annotated[float, Field(ge=0)]], BeforeValidator(_as_list)] = Field(
+        default=[1e-4], min_length=1, description="sweep: l1 coefficient(s); each makes a run of its own"
+    )
+
+    _unique_l1 = field_validator("l1")(_unique)
+
+
+class Spectrum(Strict):
+    """Lanczos runs on the curvature of the data loss."""
+
+    operators: Annotated[list[Literal["hessian", "ggn"]], BeforeValidator(_as_list)] = Field(
+        default=["hessian", "ggn"], min_length=1, description="sweep: curvature operators"
+    )
+    steps: int = Field(default=128, ge=2, description="Lanczos steps (operator-vector products) per probe")
+    probes: int = Field(default=1, ge=1, description="random probes; each is a job of its own")
+    samples: int | None = Field(
+        default=10_000, ge=1, description="training images behind the operator, fixed by the seed; null: all"
+    )
+    batch_size: int | None = Field(default=None, ge=1, description="images per pass; null: by the memory budget")
+    memory_mb: int = Field(default=3072, ge=1, description="MiB for autograd graphs that are kept between products")
+    reorthogonalize: bool = Field(default=True, description="keep the basis (steps x D numbers) and orthogonalise")
+
+    _unique_operators = field_validator("operators")(_unique)
+
+
+def _epsilon_rule(value: Any) -> str:
+    kinds = ["batch_std", "relative", "absolute"]
+    if isinstance(value, dict) and len(value) == 1:
+        kind, number = next(iter(value.items()))
+    else:
+        kind, _, number = str(value).partition(":")
+    choice("epsilon rule", str(kind).strip(), kinds)
+    if kind == "batch_std":
+        if number not in ("", None):
+            raise ValueError("epsilon rule 'batch_std' takes no number")
+        return "batch_std"
+    try:
+        amount = float(number)
+    except (TypeError, ValueError):
+        amount = math.nan
+    if not (math.isfinite(amount) and amount > 0):
+        raise ValueError(f"epsilon rule {kind!r} needs a positive number, e.g. '{kind}: 0.1', got {value!r}")
+    return f"{kind}:{amount:g}"
+
+
+def _sparsity(value: float) -> float:
+    if not 0 <= value < 1:
+        raise ValueError(f"sparsity {value!r} is outside [0, 1)")
+    if abs(value * PPM - round(value * PPM)) > 1e-6:
+        raise ValueError(f"sparsity {value!r} has more than six decimals")
+    return round(value * PPM) / PPM
+
+
+Sparsities = Annotated[
+    list[Annotated[float, Field(json_schema_extra={"minimum": 0, "exclusiveMaximum": 1})]], BeforeValidator(_as_list)
+]
+
+
+class Pruning(Strict):
+    """One-shot pruning of the trained network."""
+
+    methods: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        default=["magnitude"],
+        min_length=1,
+        description="sweep: " + ", ".join(f"`{name}`" for name in pruning.names()),
+    )
+    sparsities: Sparsities = Field(
+        default=[0.5, 0.8, 0.9, 0.95, 0.98, 0.99], min_length=1, description="sweep: sparsities to evaluate, in [0, 1)"
+    )
+    resolution: float = Field(
+        default=0.001, gt=0, lt=1, description="each threshold's bracket is narrowed to this by further evaluations"
+    )
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, values: list[str]) -> list[str]:
+        return _unique([choice("pruning method", value, pruning.names()) for value in values])
+
+    @field_validator("sparsities")
+    @classmethod
+    def _in_range(cls, values: list[float]) -> list[float]:
+        return sorted(_unique([_sparsity(value) for value in values]))
+
+
+class FineTuning(Optimisation):
+    """Training of the pruned network with its mask held; the l1 penalty is that of the run."""
+
+    epochs: int = Field(default=5, ge=1, description="passes over the training split")
+    lr: float = Field(default=0.01, gt=0, description="learning rate of the first step after warm-up")
+    methods: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        default=["magnitude"], description="which of the pruning methods are fine-tuned; [] for none"
+    )
+    sparsities: Sparsities = Field(
+        default=[0.8, 0.9, 0.95, 0.98, 0.99], description="sweep: sparsities to fine-tune, each a job of its own"
+    )
+
+    _methods = field_validator("methods")(Pruning._known.__func__)
+    _sparsities = field_validator("sparsities")(Pruning._in_range.__func__)
+
+
+class Criteria(Strict):
+    """What the pruned network must still meet, beside the loss and objective tolerance of every epsilon rule."""
+
+    accuracy_drop: Annotated[list[Annotated[float, Field(gt=0)]], BeforeValidator(_as_list)] = Field(
+        default=[1.0], description="allowed drop of the validation accuracy, percentage points"
+    )
+
+    _unique_drops = field_validator("accuracy_drop")(_unique)
+
+
+class Settings(Strict):
+    """The sections that each experiment may override key by key."""
+
+    training: Training = Field(default=Training(), description="dense training")
+    spectrum: Spectrum = Field(default=Spectrum(), description="Lanczos")
+    epsilon: Annotated[list[Any], BeforeValidator(_as_list)] = Field(
+        default=["batch_std"],
+        min_length=1,
+        description="sweep: loss tolerances: `batch_std`, `relative: x` (times the dense loss), `absolute: x` (nats)",
+    )
+    pruning: Pruning = Field(default=Pruning(), description="one-shot pruning")
+    fine_tuning: FineTuning = Field(default=FineTuning(), description="fine-tuning")
+    criteria: Criteria = Field(default=Criteria(), description="criteria of the empirical thresholds")
+
+    @field_validator("epsilon")
+    @classmethod
+    def _rules(cls, values: list[Any]) -> list[str]:
+        return _unique([_epsilon_rule(value) for value in values])
+
+
+SECTIONS = tuple(Settings.model_fields)
+
+
+class Experiment(Settings):
+    """One network on one data set. Its sections start from the top-level ones."""
+
+    name: str | None = Field(default=None, description="letters, digits, `_`; null: `<dataset>_<network>`")
+    dataset: Dataset = Field(description="a name, or a mapping of `name` and `options`")
+    network: Network = Field(description="a name, or a mapping of `name` and `options`")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Experiment:
+        if self.name is not None and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name):
+            raise ValueError(f"name {self.name!r} must start with a letter and hold letters, digits and '_' only")
+        missing = [method for method in self.fine_tuning.methods if method not in self.pruning.methods]
+        if missing:
+            raise ValueError(f"fine_tuning.methods lists {', '.join(missing)}, which pruning.methods does not")
+        return self
+
+    @property
+    def label(self) -> str:
+        """The name, or one made of data set and network."""
+        return self.name or re.sub(r"[^A-Za-z0-9_]+", "_", f"{self.dataset.name}_{self.network.name}")
+
+
+class Job(Strict):
+    """What one job of a stage asks of the machine; memory and run time grow with each retry."""
+
+    threads: int = Field(default=1, ge=1, description="processor threads")
+    mem_mb: int = Field(default=2000, ge=1, description="memory, MB")
+    runtime: int = Field(default=30, ge=1, description="run time limit, minutes")
+
+
+class Resources(Strict):
+    """Resources of each kind of job."""
+
+    prepare: Job = Field(default=Job(), description="reading a data set")
+    train: Job = Field(default=Job(mem_mb=3000, runtime=240), description="dense training")
+    spectrum: Job = Field(default=Job(mem_mb=8000, runtime=240), description="Lanczos, quadratic model")
+    sweep: Job = Field(default=Job(mem_mb=3000, runtime=120), description="rankings and one-shot sweeps")
+    finetune: Job = Field(default=Job(mem_mb=3000, runtime=120), description="fine-tuning")
+    tables: Job = Field(default=Job(), description="width curves, tables, figures")
+
+
+class Config(Settings):
+    """The whole configuration."""
+
+    experiments: list[Experiment] = Field(min_length=1, description="networks on data sets; a list of mappings")
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_as_list)] = Field(
+        default=[0], min_length=1, description="sweep: seeds of initialisation, data order and probes"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="`auto`: CUDA when present; `cpu`: no job asks for a GPU"
+    )
+    results: str = Field(default="results", min_length=1, description="directory of all outputs")
+    data_dir: str = Field(default="data", min_length=1, description="directory of downloaded data sets")
+    resources: Resources = Field(default=Resources(), description="what the jobs of each stage ask for")
+
+    _unique_seeds = field_validator("seeds")(_unique)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _merge_sections(cls, values: Any) -> Any:
+        """Lay every experiment's sections over the top-level ones."""
+        if not isinstance(values, dict) or not isinstance(values.get("experiments"), list):
+            return values
+        merged = []
+        for experiment in values["experiments"]:
+            if isinstance(experiment, dict):
+                shared = {key: values[key] for key in SECTIONS if key in values}
+                experiment = deep_merge(shared, experiment)
+            merged.append(experiment)
+        return {**values, "experiments": merged}
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> Config:
+        labels = [experiment.label for experiment in self.experiments]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"two experiments are called {label!r}; give each a name of its own")
+        return self
+
+
+def deep_merge(below: Any, above: Any) -> Any:
+    """``above`` laid over ``below``: mappings key by key, anything else replaced."""
+    if isinstance(below, dict) and isinstance(above, dict):
+        return {key: deep_merge(below.get(key), above[key]) if key in above else below[key] for key in below | above}
+    return above

@@ -1,0 +1,360 @@
+"""Curvature of the data loss on the prunable set: Hessian and generalised Gauss-Newton operators.
+
+Products never form the matrix. For a mini-batch loss ``l(w)`` with gradient ``g(w)`` the Hessian product is
+``H v = d/dw (g(w)^T v)`` (Pearlmutter 1994, Fast exact multiplication by the Hessian). The Gauss-Newton product is
+``J^T (d2 l / d out2) J v`` with the network's Jacobian J (Schraudolph 2002); ``J v`` comes from differentiating
+``J^T u`` with respect to the dummy u, so every module that can be differentiated twice works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from .parameters import PrunableSet
+
+__all__ = ["OPERATORS", "CurvatureOperator", "NotDeterministicError", "curvature_operator"]
+
+OPERATORS = ("hessian", "ggn")
+_PROBE_SAMPLES = 8
+_DEFAULT_MEMORY_MB = 3072
+_CPU_BATCH = 2048  # larger batches fall out of a CPU's caches and gain nothing
+
+
+class NotDeterministicError(RuntimeError):
+    """The network does not compute the same function twice, so it has no well-defined curvature operator."""
+
+
+Batch = tuple[Any, Any]
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, tuple | list):
+        return tuple(_to(part, device) for part in value)
+    raise TypeError(f"inputs and targets must be tensors or tuples of tensors, got {type(value).__name__}")
+
+
+def _count(value: Any) -> int:
+    return len(value) if isinstance(value, Tensor) else _count(value[0])
+
+
+def _slice(value: Any, part: slice) -> Any:
+    return value[part] if isinstance(value, Tensor) else tuple(_slice(item, part) for item in value)
+
+
+def _join(values: Sequence[Any]) -> Any:
+    if isinstance(values[0], Tensor):
+        return torch.cat(list(values))
+    return tuple(_join(parts) for parts in zip(*values, strict=True))
+
+
+def as_tensors(data: Any, device: torch.device) -> Batch:
+    """All samples of ``data`` as one (input, target) on ``device``, in the order in which they come once.
+
+    ``data`` is a pair (input, target), a ``Dataset`` of pairs, or a ``DataLoader`` of batches of pairs; an input may
+    be a tuple of tensors. A shuffling loader is read once, so the operator never sees another order.
+
+    Raises:
+        TypeError: for anything else.  ValueError: for no samples or unequal lengths.
+    """
+    if isinstance(data, Dataset):
+        data = DataLoader(data, batch_size=1024)
+    if isinstance(data, DataLoader):
+        batches = [(_to(x, device), _to(y, device)) for x, y in data]
+        if not batches:
+            raise ValueError("data holds no samples")
+        inputs, targets = (_join(parts) for parts in zip(*batches, strict=True))
+    elif isinstance(data, tuple | list) and len(data) == 2:
+        inputs, targets = _to(data[0], device), _to(data[1], device)
+    else:
+        raise TypeError(f"data must be (input, target), a Dataset or a DataLoader, got {type(data).__name__}")
+    if _count(inputs) != _count(targets):
+        raise ValueError(f"data has {_count(inputs)} inputs but {_count(targets)} targets")
+    if _count(inputs) == 0:
+        raise ValueError("data holds no samples")
+    return inputs, targets
+
+
+@dataclass
+class _Hessian:
+    """Graph of one batch's gradient, ready to be differentiated along a vector."""
+
+    gradient: tuple[Tensor, ...]
+
+    @classmethod
+    def build(cls, forward: Callable[[], Tensor], loss: Callable[[Tensor], Tensor], parameters: list) -> _Hessian:
+        value = loss(forward())
+        return cls(torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True))
+
+    def product(self, parameters: list, vector: list[Tensor], keep: bool) -> Sequence[Tensor]:
+        pairs = [(g, v) for g, v in zip(self.gradient, vector, strict=True) if g.requires_grad]
+        if not pairs:  # a loss that is linear in every weight
+            return [torch.zeros_like(parameter) for parameter in parameters]
+        gradients, vectors = zip(*pairs, strict=True)
+        return torch.autograd.grad(
+            gradients, parameters, grad_outputs=vectors, retain_graph=keep, materialize_grads=True
+        )
+
+
+@dataclass
+class _GaussNewton:
+    """Graphs of one batch's output, its vector-Jacobian product in a dummy u, and the loss's gradient in the output."""
+
+    output: Tensor
+    dummy: Tensor
+    pulled: tuple[Tensor, ...]
+    head: Tensor
+    head_gradient: Tensor
+
+    @classmethod
+    def build(cls, forward: Callable[[], Tensor], loss: Callable[[Tensor], Tensor], parameters: list) -> _GaussNewton:
+        output = forward()
+        if not isinstance(output, Tensor):
+            raise TypeError(f"the GGN needs a network with one tensor as output, got {type(output).__name__}")
+        dummy = torch.zeros_like(output, requires_grad=True)
+        pulled = torch.autograd.grad(output, parameters, dummy, create_graph=True, materialize_grads=True)
+        head = output.detach().requires_grad_()
+        (head_gradient,) = torch.autograd.grad(loss(head), head, create_graph=True)
+        return cls(output, dummy, pulled, head, head_gradient)
+
+    def product(self, parameters: list, vector: list[Tensor], keep: bool) -> Sequence[Tensor]:
+        pairs = [(p, v) for p, v in zip(self.pulled, vector, strict=True) if p.requires_grad]
+        pulled, vectors = zip(*pairs, strict=True)
+        (tangent,) = torch.autograd.grad(pulled, self.dummy, grad_outputs=vectors, retain_graph=True)
+        (cotangent,) = torch.autograd.grad(self.head_gradient, self.head, tangent, retain_graph=keep)
+        return torch.autograd.grad(
+            self.output, parameters, cotangent, retain_graph=keep, materialize_grads=True
+        )
+
+
+_KINDS = {"hessian": _Hessian, "ggn": _GaussNewton}
+
+
+class CurvatureOperator:
+    """Curvature of a network's mean loss on its prunable weights, as a symmetric matrix known by its products.
+
+    Made by :func:`curvature_operator`; see there. Attributes: ``shape`` (D, D), ``dtype``, ``device``,
+    ``prunable`` (the :class:`PrunableSet`), ``samples``, ``batch_size``, ``products`` (how many so far).
+
+    When the graphs of all batches fit into the memory budget they are kept, so that a product costs only its own
+    backward pass: the forward and first backward pass are shared by all products of a Lanczos run. Otherwise each
+    batch's graph is shared by the columns of one block.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor],
+        data: Any,
+        *,
+        operator: str = "hessian",
+        batch_size: int | None = None,
+        device: torch.device | str | None = None,
+        memory_mb: int = _DEFAULT_MEMORY_MB,
+    ):
+        if operator not in _KINDS:
+            raise ValueError(f"operator must be one of {', '.join(_KINDS)}, got {operator!r}")
+        training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
+        if training:
+            raise ValueError(
+                f"the network is in training mode ({training[0]}): curvature needs model.eval(), or batch"
+                " normalisation and dropout change the function from pass to pass"
+            )
+        if device is not None:
+            model.to(device)
+        self.model, self.loss_fn, self.operator = model, loss_fn, operator
+        self.prunable = PrunableSet(model)
+        first = self.prunable.parameters[0]
+        self.device, self.dtype = first.device, first.dtype
+        self.shape = (self.prunable.dimension, self.prunable.dimension)
+        self._inputs, self._targets = as_tensors(data, self.device)
+        self.samples = _count(self._inputs)
+        self.products = 0
+        self._graphs: list | None = None
+        per_sample = self._graph_bytes()
+        if batch_size is None:
+            # A quarter of the budget per batch: the products' own temporaries need room beside the graph.
+            batch_size = max(1, int(memory_mb * 2**20 / 4 / per_sample))
+            if self.device.type == "cpu":
+                batch_size = min(batch_size, _CPU_BATCH)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.batch_size = min(batch_size, self.samples)
+        self._keep = per_sample * self.samples <= memory_mb * 2**20
+        self._check_determinism()
+
+    # -- passes over the data ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _differentiable(self) -> Iterator[None]:
+        """Gradients on for the prunable weights alone, whatever the caller has frozen."""
+        every = list(self.model.parameters())
+        flags = [parameter.requires_grad for parameter in every]
+        for parameter in every:
+            parameter.requires_grad_(False)
+        for parameter in self.prunable.parameters:
+            parameter.requires_grad_(True)
+        try:
+            with torch.enable_grad():
+                yield
+        finally:
+            for parameter, flag in zip(every, flags, strict=True):
+                parameter.requires_grad_(flag)
+
+    def _graph(self, part: slice):
+        inputs, targets = _slice(self._inputs, part), _slice(self._targets, part)
+
+        def forward() -> Any:
+            return self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)
+
+        return _KINDS[self.operator].build(
+            forward, lambda output: self.loss_fn(output, targets), self.prunable.parameters
+        )
+
+    def _batches(self) -> Iterator[tuple[slice, float]]:
+        for start in range(0, self.samples, self.batch_size):
+            part = slice(start, min(start + self.batch_size, self.samples))
+            yield part, (part.stop - part.start) / self.samples
+
+    def _graph_bytes(self) -> float:
+        """Bytes per sample that one batch's graph holds: the growth from a few samples to twice as many."""
+        few = max(1, min(_PROBE_SAMPLES, self.samples // 2))
+        sizes = []
+        for count in (few, 2 * few):
+            seen: dict[int, int] = {}
+
+            def pack(tensor: Tensor, seen: dict[int, int] = seen) -> Tensor:
+                storage = tensor.untyped_storage()
+                seen[storage.data_ptr()] = storage.nbytes()
+                return tensor.detach()
+
+            hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+            with self._differentiable(), hooks:
+                graph = self._graph(slice(0, count))
+            sizes.append(sum(seen.values()))
+            del graph
+        return max((sizes[1] - sizes[0]) / few, 1.0)
+
+    def _check_determinism(self) -> None:
+        """Two products on fresh graphs of the first batch must agree, or the matrix changes under Lanczos' feet."""
+        generator = torch.Generator().manual_seed(0)
+        vector = torch.randn(self.shape[0], generator=generator).to(self.device, self.dtype)
+        part, _ = next(self._batches())
+        results = []
+        for _ in range(2):
+            with self._differentiable():
+                graph = self._graph(part)
+                product = graph.product(self.prunable.parameters, self.prunable.unflatten(vector), False)
+            results.append(self.prunable.flatten(product))
+        if not torch.isfinite(results[0]).all():
+            raise FloatingPointError("a curvature product is not finite: the network or its loss has diverged")
+        difference = (results[0] - results[1]).norm()
+        # CUDA reductions may differ in the last digits; a dropout mask differs at first order.
+        if difference > 1e3 * torch.finfo(self.dtype).eps * results[0].norm():
+            raise NotDeterministicError(
+                "two products of the same operator and vector differ by"
+                f" {(difference / results[0].norm()).item():.2g} of their norm: the network is random (active"
+                " dropout, noise) or changes its state; make its forward pass deterministic in eval mode"
+            )
+
+    # -- products ------------------------------------------------------------------------------------------------
+
+    def _multiply(self, columns: list[Tensor]) -> list[Tensor]:
+        parameters = self.prunable.parameters
+        vectors = [self.prunable.unflatten(column) for column in columns]
+        sums = [torch.zeros_like(column) for column in columns]
+        with self._differentiable():
+            if self._keep and self._graphs is None:
+                self._graphs = [self._graph(part) for part, _ in self._batches()]
+            for index, (part, weight) in enumerate(self._batches()):
+                graph = self._graphs[index] if self._graphs is not None else self._graph(part)
+                for number, vector in enumerate(vectors):
+                    keep = self._graphs is not None or number + 1 < len(vectors)
+                    product = graph.product(parameters, vector, keep)
+                    sums[number].add_(self.prunable.flatten(product), alpha=weight)
+        self.products += len(columns)
+        return sums
+
+    def __matmul__(self, other: Tensor | np.ndarray) -> Tensor | np.ndarray:
+        """Product with a vector (D,) or a block (D, k); torch or numpy in, the same out, in the caller's dtype.
+
+        Raises:
+            ValueError: naming both shapes, when they do not fit.
+        """
+        if other.ndim not in (1, 2) or other.shape[0] != self.shape[1]:
+            raise ValueError(f"cannot multiply an operator of shape {self.shape} with {tuple(other.shape)}")
+        block = torch.from_numpy(np.ascontiguousarray(other)) if isinstance(other, np.ndarray) else other
+        block = block.to(self.device, self.dtype)
+        columns = [block] if block.ndim == 1 else list(block.t().contiguous())
+        results = self._multiply(columns)
+        result = results[0] if block.ndim == 1 else torch.stack(results, dim=1)
+        if isinstance(other, np.ndarray):
+            return result.cpu().numpy().astype(other.dtype, copy=False)
+        return result.to(other.device, other.dtype)
+
+    def gradient(self) -> Tensor:
+        """Gradient of the mean loss with respect to the prunable weights, shape (D,)."""
+        total = torch.zeros(self.shape[0], device=self.device, dtype=self.dtype)
+        with self._differentiable():
+            for part, weight in self._batches():
+                inputs, targets = _slice(self._inputs, part), _slice(self._targets, part)
+                output = self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)
+                value = self.loss_fn(output, targets)
+                gradient = torch.autograd.grad(value, self.prunable.parameters, materialize_grads=True)
+                total.add_(self.prunable.flatten(gradient), alpha=weight)
+        return total
+
+    def release(self) -> None:
+        """Give back the memory of kept graphs; the next product builds them again."""
+        self._graphs = None
+
+
+def curvature_operator(
+    model: nn.Module,
+    loss_fn: Callable[[Any, Any], Tensor],
+    data: Any,
+    *,
+    operator: str = "hessian",
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+    memory_mb: int = _DEFAULT_MEMORY_MB,
+) -> CurvatureOperator:
+    """Hessian or Gauss-Newton operator of ``model`` on ``data``, restricted to the prunable weights.
+
+    Args:
+        model: any module in eval mode whose forward pass can be differentiated twice.
+        loss_fn: ``loss_fn(output, target)``, the mean over the samples it is given; unequal batches are weighted.
+        data: a pair (input, target), a Dataset or a DataLoader of pairs; inputs may be tuples. Read once.
+        operator: ``"hessian"`` or ``"ggn"``.
+        batch_size: samples per pass; by default as many as a quarter of ``memory_mb`` holds.
+        device: where to compute (the model is moved); by default where the model is.
+        memory_mb: memory in MiB for kept graphs.
+
+    Returns:
+        An operator with ``shape`` (D, D) and ``@`` on (D,) and (D, k).
+
+    Raises:
+        ValueError: unknown operator, training mode, no prunable weights, or no data.
+        NotDeterministicError: when two products with one vector differ.
+
+    Example: for least squares ``mean (x w - y)^2`` the Hessian is ``2 mean x x^T``.
+
+        >>> import torch
+        >>> linear = torch.nn.Linear(2, 1, bias=False).eval()
+        >>> x = torch.tensor([[1.0, 0.0], [1.0, 2.0]])
+        >>> H = curvature_operator(linear, torch.nn.functional.mse_loss, (x, torch.zeros(2, 1)))
+        >>> (H @ torch.eye(2)).tolist()
+        [[2.0, 2.0], [2.0, 4.0]]
+    """
+    return CurvatureOperator(
+        model, loss_fn, data, operator=operator, batch_size=batch_size, device=device, memory_mb=memory_mb
+    )

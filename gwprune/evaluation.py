@@ -1,0 +1,91 @@
+"""Loss and accuracy of a network, dense or under many masks, without copying it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .datasets import DeviceSplit
+from .parameters import PrunableSet
+from .pruning import Ranking
+
+__all__ = ["Evaluation", "batch_losses", "evaluate", "l1_norm", "pruned"]
+
+_BATCH = 2048
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean data loss (nats) and top-1 accuracy (percent) on one split."""
+
+    loss: float
+    accuracy: float
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """The network in eval mode; every module's own mode comes back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, split: DeviceSplit, batch_size: int = _BATCH) -> Evaluation:
+    """Mean cross-entropy and accuracy of ``model`` on ``split``, in eval mode, summed in float64."""
+    loss = torch.zeros((), dtype=torch.float64, device=split.device if split.device.type != "mps" else "cpu")
+    correct = torch.zeros((), dtype=torch.int64, device=split.device)
+    with eval_mode(model):
+        for inputs, labels in split.batches(batch_size):
+            output = model(inputs)
+            loss += functional.cross_entropy(output, labels, reduction="sum").double()
+            correct += (output.argmax(1) == labels).sum()
+    return Evaluation(float(loss) / len(split), 100.0 * int(correct) / len(split))
+
+
+@torch.no_grad()
+def batch_losses(model: nn.Module, split: DeviceSplit, batch_size: int) -> Tensor:
+    """Mean loss of each mini-batch of ``batch_size`` (fixed order, eval mode; a shorter last one is left out)."""
+    losses = []
+    with eval_mode(model):
+        for inputs, labels in split.batches(batch_size):
+            if len(labels) == batch_size or not losses:
+                losses.append(functional.cross_entropy(model(inputs), labels).double())
+    return torch.stack(losses).cpu()
+
+
+def l1_norm(prunable: PrunableSet) -> float:
+    """Sum of |w| over the prunable weights, in float64."""
+    return float(sum(weight.detach().abs().sum(dtype=torch.float64) for weight in prunable.parameters))
+
+
+@contextmanager
+def pruned(prunable: PrunableSet, ranking: Ranking, counts: Sequence[int]) -> Iterator[Iterator[int]]:
+    """Prune the network in place to each of ``counts`` removed weights in turn; the dense weights come back at the end.
+
+    Raises:
+        ValueError: when the ranking belongs to a network of another size.
+    """
+    if ranking.dimension != prunable.dimension:
+        raise ValueError(f"a ranking of {ranking.dimension} weights does not fit {prunable}")
+    dense = prunable.flatten()
+    ranks = ranking.ranks.to(dense.device)
+
+    def each() -> Iterator[int]:
+        for count in counts:
+            prunable.assign(torch.where(ranks >= count, dense, 0.0))
+            yield count
+
+    try:
+        yield each()
+    finally:
+        prunable.assign(dense)

@@ -1,0 +1,173 @@
+"""Figures of the dense network: its training and the spectrum of its curvature."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from .axes import (
+    COLOURS,
+    by_importance,
+    drawing,
+    groups,
+    legend,
+    log_y,
+    no_data,
+    numbered_colours,
+    read_rows,
+    where,
+)
+
+
+def training_history(training: pa.Table, run: str, path: str | os.PathLike) -> None:
+    """Loss, accuracy and (when it varies) learning rate of each epoch; one thin line per seed."""
+    rows = read_rows(training, run=run)
+    varies = len(np.unique(rows["lr"])) > 1
+    seeds = len(np.unique(rows["seed"]))
+    title = f"{run}: dense training" + (f", one line for each of {seeds} seeds" if seeds > 1 else "")
+    with drawing(path, title, 6.4, 5.6 if varies else 4.8) as figure:
+        ratios = [3, 3, 1][: 2 + varies]
+        panels = figure.subplots(len(ratios), sharex=True, height_ratios=ratios)
+        colours = {"train": COLOURS[0], "val": COLOURS[1]}
+        if not len(rows["epoch"]):
+            for axes, what in zip(panels, ("loss", "accuracy"), strict=True):
+                no_data(axes, f"{what} of {run}")
+            return
+        for _, seed in groups(rows, "seed"):
+            order = np.argsort(seed["epoch"])
+            epoch = seed["epoch"][order]
+            look = {
+                "linewidth": 0.9,
+                "alpha": 0.85,
+                "marker": "o" if len(epoch) == 1 else None,
+                "markersize": 3,
+            }
+            for split, colour in colours.items():
+                for axes, what in zip(panels, ("loss", "accuracy"), strict=False):
+                    values = seed[f"{split}_{what}"][order]
+                    axes.plot(epoch, np.where(np.isfinite(values), values, np.nan), color=colour, **look)
+            if varies:
+                panels[2].plot(epoch, seed["lr"][order], color="#555555", drawstyle="steps-mid", **look)
+        log_y(panels[0])
+        panels[0].set_ylabel("data loss (nats)")
+        panels[1].set_ylabel("accuracy (%)")
+        if varies:
+            panels[2].set(ylabel="lr", ylim=(0, None))
+        panels[-1].set_xlabel("epoch")
+        panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        names = {"train": "train, running mean of the epoch", "val": "val, after the epoch"}
+        handles = [Line2D([], [], color=colour, label=names[split]) for split, colour in colours.items()]
+        legend(figure, *([handle] for handle in handles))
+
+
+def smeared_density(
+    positions: np.ndarray, weights: np.ndarray, sigma: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A grid, and on it the sum of Gaussians of width ``sigma`` and mass ``weights`` at ``positions``."""
+    low, high = positions.min() - 6 * sigma, positions.max() + 6 * sigma
+    grid = np.linspace(low, high, int(np.clip(4 * (high - low) / sigma, 200, 5000)))
+    density = np.zeros_like(grid)
+    for part in np.array_split(np.arange(len(positions)), len(positions) // 2000 + 1):  # bounds the memory
+        kernel = np.exp(-0.5 * ((grid[:, None] - positions[part]) / sigma) ** 2)
+        density += kernel @ weights[part] / (sigma * np.sqrt(2 * np.pi))
+    return grid, density
+
+
+def asinh_scale(nodes: np.ndarray, weights: np.ndarray) -> float:
+    """Where the eigenvalue axis turns from linear to logarithmic: the weighted median |node| other than 0.
+
+    It is kept within six decades of the largest, as rounding leaves "zeros" far smaller than that.
+    """
+    used = (nodes != 0) & (weights > 0)
+    if not used.any():
+        return 1.0
+    sizes, masses = np.abs(nodes[used]), weights[used]
+    order = np.argsort(sizes)
+    mass = np.cumsum(masses[order])
+    median = sizes[order][np.searchsorted(mass, mass[-1] / 2)]
+    return float(np.clip(median, 1e-6 * sizes.max(), 1e-2 * sizes.max()))
+
+
+def _eigenvalue_axis(axes: Axes, low: float, high: float, scale: float) -> None:
+    axes.set_xscale("function", functions=(lambda v: np.arcsinh(v / scale), lambda x: scale * np.sinh(x)))
+    axes.set_xlim(scale * np.sinh(low), scale * np.sinh(high))
+    top = np.floor(np.log10(scale * np.sinh(max(-low, high))))
+    step = max(1, int(np.ceil((max(high, 0) - min(low, 0)) / np.log(10) / 7)))
+    powers = 10.0 ** np.arange(top, np.log10(2 * scale), -step)
+    axes.xaxis.set_major_locator(FixedLocator([*-powers, 0, *powers]))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+    # Superscripts as letters: mathtext takes longer than the whole rest of the figure.
+    superscript = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+    def text(value: float, _: int) -> str:
+        power = f"{np.log10(abs(value) or 1):.0f}".translate(superscript)
+        return f"{'−' if value < 0 else ''}10{power}" if value else "0"
+
+    axes.xaxis.set_major_formatter(FuncFormatter(text))
+
+
+def spectral_density(
+    spectra: pa.Table,
+    run: str,
+    path: str | os.PathLike,
+    operators: Iterable[str] | None = None,
+    rule: str = "gauss",
+    smear: float = 0.01,
+) -> None:
+    """Spectral density of each operator (mean over seeds and probes) above its raw nodes and weights.
+
+    The density is per unit of asinh(eigenvalue / scale) and smeared there, for display only, by ``smear``
+    times the width of the axis.
+    """
+    rows = read_rows(spectra, run=run, rule=rule)
+    names = list(operators or by_importance(rows["operator"], "hessian")) or ["hessian"]
+    kept = np.isin(rows["operator"], names) & np.isfinite(rows["node"]) & (rows["weight"] > 0)
+    rows = {name: values[kept] for name, values in rows.items()}
+    scale = asinh_scale(rows["node"], rows["weight"])
+    rows["position"] = np.arcsinh(rows["node"] / scale)
+    low, high = min(rows["position"], default=0), max(rows["position"], default=0)
+    sigma = smear * max(high - low, 1)
+    colours = numbered_colours(["hessian", "ggn", *sorted(set(names) - {"hessian", "ggn"})])
+    with drawing(path, f"{run}: spectrum of the curvature", 0.6 + 4.2 * len(names), 4.6) as figure:
+        panels = figure.subplots(
+            2, len(names), squeeze=False, sharex=True, sharey="row", height_ratios=[2, 1]
+        )
+        for (upper, lower), operator in zip(panels.T, names, strict=True):
+            part = where(rows, operator=operator)
+            if not len(part["node"]):
+                no_data(upper, f"{operator}, rule {rule}, of {run}")
+                no_data(lower, operator)
+                continue
+            probes = len(set(zip(part["seed"], part["probe"], strict=True)))
+            grid, density = smeared_density(part["position"], part["weight"] / probes, sigma)
+            zero = part["weight"][part["node"] == 0].sum() / probes
+            colour = colours[operator]
+            upper.fill_between(scale * np.sinh(grid), density, 1e-300, color=colour, alpha=0.15, linewidth=0)
+            upper.plot(
+                scale * np.sinh(grid), density, color=colour, label=f"weight of the exact 0 node: {zero:.3g}"
+            )
+            many = len(part["node"]) > 3000  # as vectors they would make a huge file
+            lower.plot(
+                part["node"], part["weight"], "|", color=colour, markersize=4, alpha=0.6, rasterized=many
+            )
+            upper.set_title(f"{operator} ({probes} probe{'s' * (probes > 1)}, rule {rule})")
+            upper.legend(loc="upper right")
+            for axes in (upper, lower):
+                axes.set_yscale("log")
+                _eigenvalue_axis(axes, low - 5 * sigma, high + 5 * sigma, scale)
+            upper.tick_params(labelbottom=False)
+            lower.set_xlabel(f"eigenvalue (linear within ±{scale:.0e}, logarithmic beyond)")
+        if len(rows["weight"]):
+            # Between outliers the Gaussians fall to nothing: stop a little below the lowest of their tops.
+            peak = 1 / (sigma * np.sqrt(2 * np.pi))
+            floor = max(np.quantile(rows["weight"], 0.02), 1e-12) * peak
+            panels[0, 0].set_ylim(floor / 10, 10 * peak)
+        panels[0, 0].set_ylabel(f"density in asinh coordinate,\nsmeared for display (σ = {sigma:.2g})")
+        panels[1, 0].set_ylabel("raw nodes:\nweight per probe")

@@ -1,0 +1,107 @@
+"""Atomic files, content hashes and provenance: what every stage that writes something shares."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+__all__ = ["atomic_path", "config_hash", "git_commit", "provenance", "read_json", "write_json"]
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it over ``path`` if the block succeeds.
+
+    A reader therefore sees the old file or the complete new one, never a part. On an error the temporary file
+    is removed and the error goes on. The directory of ``path`` is made when it is missing.
+
+    Raises:
+        OSError: naming ``path``, when the directory cannot be written or the disk is full.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files private; results are shared within a group on most clusters.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: naming the file, when it is not complete JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a complete JSON file: {error}") from error
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of a configuration (key order does not matter)."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)
+def git_commit() -> str:
+    """Commit of the checkout that holds this package, with ``+`` for local changes; empty outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        commit, status = (
+            subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=20, check=True).stdout
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return commit.strip() + ("+" if status.strip() else "")
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def provenance(config: Mapping[str, Any] | None = None, device: str = "") -> dict[str, str]:
+    """Where a file comes from: versions, commit, configuration hash and device, all as strings."""
+    libraries = ("torch", "numpy", "scipy", "pyarrow", "snakemake")
+    return {
+        "gwprune": _version("gwprune"),
+        "git_commit": git_commit(),
+        "config_hash": config_hash(config) if config is not None else "",
+        "python": platform.python_version(),
+        "device": device,
+        **{library: _version(library) for library in libraries},
+    }

@@ -1,0 +1,96 @@
+"""Stages `prepare_data` and `train`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from .. import datasets, models
+from ..artifacts import save_network
+from ..datasets import DeviceSplit
+from ..evaluation import batch_losses, evaluate, l1_norm
+from ..files import write_json
+from ..jobs import Job
+from ..parameters import PrunableSet
+from ..tables import write_table
+from ..training import EpochRecord, Recipe, train
+
+__all__ = ["measure", "prepare_data", "train_dense"]
+
+logger = logging.getLogger("gwprune")
+
+
+def prepare_data(path: str, *, dataset: Mapping[str, Any], data_dir: str) -> None:
+    """Read or download a data set, split it, and write it as uint8 tensors."""
+    data = datasets.prepare(dataset["name"], data_dir, **dataset["options"])
+    datasets.save(data, path)
+    sizes = {split: len(labels) for split, labels in data.labels.items()}
+    logger.info("%s: %s, %d classes", data.name, sizes, data.classes)
+
+
+def measure(model: nn.Module, prunable: PrunableSet, split: DeviceSplit, l1: float) -> dict[str, float]:
+    """loss, objective (loss plus l1 term) and accuracy of a network on a split."""
+    result = evaluate(model, split)
+    return {
+        "loss": result.loss,
+        "objective": result.loss + l1 * l1_norm(prunable),
+        "accuracy": result.accuracy,
+    }
+
+
+def train_dense(
+    job: Job,
+    data: str,
+    *,
+    network: str,
+    history: str,
+    dense: str,
+    description: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    checkpoint: str,
+) -> None:
+    """Train a network from a seeded start.
+
+    Writes the network, the rows of table `training`, and as JSON what the tolerances need: loss, objective and
+    accuracy on training and validation data, and the deviation of the training losses over mini-batches.
+    """
+    images = datasets.load(data)
+    torch.manual_seed(job.seed)
+    shape = tuple(images.images["train"].shape[1:])
+    model = models.build(description["name"], shape, images.classes, **description["options"]).to(job.device)
+    prunable = PrunableSet(model)
+    splits = {name: DeviceSplit.from_data(images, name, job.device) for name in ("train", "val")}
+    logger.info("%s with %d prunable weights in %d tensors", description["name"], prunable.dimension, len(prunable.names))
+    plan = Recipe(**recipe)
+    with tqdm(total=plan.epochs, unit="epoch", disable=None) as bar:
+
+        def progress(record: EpochRecord) -> None:
+            logger.info("%s", record)
+            bar.update(record.epoch - bar.n)
+            bar.set_postfix(loss=f"{record.train_loss:.4f}", val=f"{record.val_accuracy:.2f}%")
+
+        records = train(
+            model, splits["train"], splits["val"], plan, job.seed, checkpoint=Path(checkpoint), progress=progress
+        )
+    values = {name: measure(model, prunable, split, plan.l1) for name, split in splits.items()}
+    losses = batch_losses(model, splits["train"], plan.batch_size)
+    summary = {
+        "splits": values,
+        "batch_std": float(losses.std()) if len(losses) > 1 else 0.0,
+        "batches": len(losses),
+        "batch_size": plan.batch_size,
+        "l1": plan.l1,
+        "dimension": prunable.dimension,
+    }
+    logger.info("dense: %s, batch_std %.6g", values, summary["batch_std"])
+    about = {**description, "input_shape": list(shape), "classes": images.classes, "data": images.fingerprint}
+    save_network(network, model, about)
+    write_table("training", [{**job.key, **vars(record)} for record in records], history, job.provenance())
+    write_json(dense, summary)
+    Path(checkpoint).unlink(missing_ok=True)

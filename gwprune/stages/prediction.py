@@ -1,0 +1,159 @@
+"""Stages `spectrum`, `quadratic` and `predict`: everything that is known before pruning."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch.nn import functional
+from tqdm import tqdm
+
+from .. import datasets
+from ..artifacts import load_network, load_probe, save_probe
+from ..curvature import CurvatureOperator, curvature_operator
+from ..datasets import DeviceSplit
+from ..jobs import Job
+from ..parameters import PrunableSet
+from ..pruning import rank, removed_count
+from ..quadratic import quadratic_threshold
+from ..tables import write_table
+from ..thresholds import epsilons_of
+from ..width import Spectrum, probe_spectra
+
+__all__ = ["curve_sparsities", "predict", "quadratic", "spectrum"]
+
+logger = logging.getLogger("gwprune")
+
+
+def _operator(job: Job, data: str, network: str, operator: str, settings: Mapping[str, Any]) -> CurvatureOperator:
+    model = load_network(network, job.device)
+    split = DeviceSplit.from_data(datasets.load(data), "train", job.device).subset(settings["samples"], job.seed)
+    result = curvature_operator(
+        model,
+        functional.cross_entropy,
+        split.as_tensors(),
+        operator=operator,
+        batch_size=settings["batch_size"],
+        memory_mb=settings["memory_mb"],
+    )
+    logger.info("%s of order %d on %d samples, batches of %d", operator, *result.shape[:1], result.samples, result.batch_size)
+    return result
+
+
+def spectrum(
+    job: Job, data: str, network: str, path: str, *, operator: str, probe: int, settings: Mapping[str, Any]
+) -> None:
+    """One Lanczos run: writes the raw Jacobi coefficients."""
+    matrix = _operator(job, data, network, operator, settings)
+    with tqdm(total=settings["steps"], unit="product", disable=None) as bar:
+        result = probe_spectra(
+            matrix,
+            steps=settings["steps"],
+            probes=[probe],
+            seed=job.seed,
+            semidefinite=operator == "ggn",
+            reorthogonalize=settings["reorthogonalize"],
+            progress=lambda step: bar.update(step - bar.n),
+        )
+    logger.info("%d of %d rows are not zero; %d steps", result.active, result.dimension, result.steps)
+    save_probe(path, result.probes[0])
+
+
+def quadratic(
+    job: Job,
+    data: str,
+    network: str,
+    dense: str,
+    path: str,
+    *,
+    operator: str,
+    epsilon_rules: Sequence[str],
+    settings: Mapping[str, Any],
+) -> None:
+    """Predictor `quadratic`: where the local model of the loss rise reaches each tolerance."""
+    matrix = _operator(job, data, network, operator, settings)
+    weights = matrix.prunable.flatten()
+    ranking = rank("magnitude", matrix.prunable, job.seed)
+    rows = []
+    for rule, epsilon in epsilons_of(dense, epsilon_rules).items():
+        result = quadratic_threshold(matrix, matrix.gradient(), weights, ranking.ranks, epsilon)
+        logger.info("quadratic model with %s, epsilon %.6g: %s", operator, epsilon, result)
+        rows.append(
+            {
+                **job.key,
+                "predictor": "quadratic",
+                "operator": operator,
+                "epsilon_rule": rule,
+                "epsilon": epsilon,
+                "dimension": ranking.dimension,
+                "steps": result.products,
+                "probes": 0,
+                "threshold": result.value,
+                "threshold_lower": result.lower,
+                "threshold_upper": result.upper,
+            }
+        )
+    write_table("predictions", rows, path, job.provenance())
+
+
+def curve_sparsities(asked: Sequence[float], points: int = 81) -> list[float]:
+    """The asked sparsities and a grid that is even in log(1 - s) from 0 to 0.9999, for the width curve."""
+    even = {round(1 - 10.0 ** (-4 * i / (points - 1)), 6) for i in range(points)}
+    return sorted(even | set(asked))
+
+
+def predict(
+    job: Job,
+    network: str,
+    dense: str,
+    probes: Mapping[str, Sequence[str]],
+    *,
+    spectra: str,
+    curves: str,
+    predictions: str,
+    epsilon_rules: Sequence[str],
+    sparsities: Sequence[float],
+) -> None:
+    """Predictors `width` and `trace_bound` from the probes (operator -> files): curves, spectra, thresholds."""
+    prunable = PrunableSet(load_network(network))
+    norms = rank("magnitude", prunable, job.seed).pruned_norms(prunable.flatten())
+    rows: dict[str, list[dict[str, Any]]] = {"spectra": [], "width_curves": [], "predictions": []}
+    grid = curve_sparsities(sparsities)
+    radii = norms[[removed_count(s, prunable.dimension) for s in grid]]
+    for operator, files in probes.items():
+        known = Spectrum(tuple(load_probe(file) for file in files))
+        if known.dimension != prunable.dimension:
+            raise ValueError(f"{files[0]} is of order {known.dimension}, the network has {prunable.dimension} weights")
+        for number, probe in enumerate(known.probes):
+            for name in probe.rules:
+                key = {**job.key, "operator": operator, "probe": number, "rule": name}
+                rows["spectra"] += [
+                    {**key, "node": float(node), "weight": float(weight)}
+                    for node, weight in zip(*probe.full_rule(name), strict=True)
+                ]
+        for rule, epsilon in epsilons_of(dense, epsilon_rules).items():
+            key = {**job.key, "operator": operator, "epsilon_rule": rule}
+            width = known.width(radii, epsilon)
+            parts = zip(grid, radii, width.value, width.lower, width.upper, strict=True)
+            names = ("sparsity", "pruned_norm", "width", "width_lower", "width_upper")
+            rows["width_curves"] += [{**key, **dict(zip(names, map(float, part), strict=True))} for part in parts]
+            for predictor in ("width", "trace_bound"):
+                method = known.width_threshold if predictor == "width" else known.trace_bound
+                result = method(lambda count: norms[count], epsilon)
+                logger.info("%s, %s, %s (epsilon %.6g): %s", predictor, operator, rule, epsilon, result)
+                rows["predictions"].append(
+                    {
+                        **key,
+                        "predictor": predictor,
+                        "epsilon": epsilon,
+                        "dimension": known.dimension,
+                        "steps": known.steps,
+                        "probes": len(known.probes),
+                        "threshold": float(result.value),
+                        "threshold_lower": float(result.lower),
+                        "threshold_upper": float(result.upper),
+                    }
+                )
+    for name, path in (("spectra", spectra), ("width_curves", curves), ("predictions", predictions)):
+        write_table(name, rows[name], path, job.provenance())

@@ -1,0 +1,139 @@
+"""Stages `aggregate` and `figures`: from part files to tables and pictures. Nothing here computes on a network."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ..files import atomic_path
+from ..jobs import Job
+from ..tables import combine, read_table, write_table
+from ..thresholds import Criterion, criteria_of, empirical_threshold
+
+__all__ = ["aggregate", "draw", "empirical_rows", "read_benchmark", "threshold_rows"]
+
+logger = logging.getLogger("gwprune")
+
+
+def empirical_rows(sweep: pa.Table, wanted: Mapping[tuple[str, int], Sequence[Criterion]]) -> list[dict[str, Any]]:
+    """Rows of table `empirical` from table `sweep` and the criteria of each (run, seed)."""
+    grids: dict[tuple, dict[float, dict[str, dict[str, float]]]] = {}
+    for row in sweep.to_pylist():
+        key = (row["run"], row["seed"], row["method"], row["stage"])
+        values = {name: row[name] for name in ("loss", "objective", "accuracy")}
+        grids.setdefault(key, {}).setdefault(row["sparsity"], {})[row["split"]] = values
+    rows = []
+    for (run, seed, method, stage), grid in grids.items():
+        for criterion in wanted[run, seed]:
+            bracket = empirical_threshold(grid, criterion)
+            rows.append(
+                {
+                    "run": run,
+                    "seed": seed,
+                    "method": method,
+                    "stage": stage,
+                    "criterion": criterion.name,
+                    "epsilon_rule": criterion.epsilon_rule,
+                    "threshold": bracket.lower,
+                    "threshold_lower": bracket.lower,
+                    "threshold_upper": bracket.upper,
+                    "reached": bracket.reached,
+                }
+            )
+    return rows
+
+
+def threshold_rows(predictions: pa.Table, empirical: pa.Table) -> list[dict[str, Any]]:
+    """Rows of table `thresholds`: each prediction beside each measurement of the same run, seed and epsilon rule."""
+    measured: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in empirical.to_pylist():
+        measured.setdefault((row["run"], row["seed"]), []).append(row)
+    rows = []
+    for prediction in predictions.to_pylist():
+        for row in measured.get((prediction["run"], prediction["seed"]), []):
+            # An accuracy criterion has no epsilon of its own: it stands beside every rule's prediction.
+            if row["epsilon_rule"] not in ("", prediction["epsilon_rule"]):
+                continue
+            rows.append(
+                {
+                    **{key: prediction[key] for key in ("run", "seed", "predictor", "operator", "epsilon_rule")},
+                    **{key: row[key] for key in ("method", "stage", "criterion")},
+                    **{
+                        f"{name}{part}": source[f"threshold{part}"]
+                        for name, source in (("predicted", prediction), ("empirical", row))
+                        for part in ("", "_lower", "_upper")
+                    },
+                    "gap": prediction["threshold"] - row["threshold"],
+                }
+            )
+    return rows
+
+
+def read_benchmark(path: Path) -> dict[str, float]:
+    """Seconds, memory and processor time of a Snakemake benchmark file; what was not measured is 0."""
+    with open(path, newline="") as stream:
+        row = next(csv.DictReader(stream, delimiter="\t"))
+
+    def number(name: str) -> float:
+        try:
+            return float(row[name])
+        except (KeyError, TypeError, ValueError):  # "-" or "NA" for jobs too short to be sampled
+            return 0.0
+
+    return {"seconds": number("s"), "max_rss_mb": number("max_rss"), "cpu_seconds": number("cpu_time")}
+
+
+def cost_rows(benchmarks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of table `costs`; each benchmark says run, seed, rule, job and file."""
+    rows = []
+    for item in benchmarks:
+        path = Path(item["file"])
+        if not path.exists():
+            logger.warning("no benchmark file %s; its job is left out of the costs", path)
+            continue
+        rows.append({**{key: item[key] for key in ("run", "seed", "rule", "job")}, **read_benchmark(path)})
+    return rows
+
+
+def aggregate(
+    job: Job,
+    parts: Mapping[str, Sequence[str]],
+    out: Mapping[str, str],
+    *,
+    dense: Sequence[str],
+    criteria: Sequence[Mapping[str, Any]],
+    benchmarks: Iterable[Mapping[str, Any]],
+    csv_file: str,
+) -> None:
+    """Join the part files (table -> files) and derive `empirical`, `thresholds`, `costs` and thresholds.csv.
+
+    Args:
+        dense: dense summaries, one for each item of ``criteria``, which says run, seed, epsilon_rules, accuracy_drops.
+    """
+    wanted = {
+        (item["run"], item["seed"]): criteria_of(file, item["epsilon_rules"], item["accuracy_drops"])
+        for item, file in zip(criteria, dense, strict=True)
+    }
+    origin = job.provenance()
+    joined = {name: combine(name, files, out[name], origin) for name, files in parts.items()}
+    empirical = write_table("empirical", empirical_rows(joined["sweep"], wanted), out["empirical"], origin)
+    rows = threshold_rows(joined["predictions"], empirical)
+    thresholds = write_table("thresholds", rows, out["thresholds"], origin)
+    write_table("costs", cost_rows(benchmarks), out["costs"], origin)
+    with atomic_path(csv_file) as temporary, open(temporary, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, thresholds.schema.names)
+        writer.writeheader()
+        writer.writerows(thresholds.to_pylist())
+
+
+def draw(kind: str, tables: Mapping[str, str], path: str, run: str = "") -> None:
+    """Draw figure ``kind`` from table files; per-run figures need ``run``."""
+    from ..figures import FIGURES  # noqa: PLC0415 - matplotlib only where it draws
+
+    arrow = [read_table(name, file) for name, file in tables.items()]
+    FIGURES[kind](*arrow, *([run] if run else []), path)

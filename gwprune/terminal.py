@@ -1,0 +1,79 @@
+"""Tables for people, on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .tables import read_table
+
+__all__ = ["print_thresholds", "threshold_view"]
+
+# Measurements that a person compares with a prediction: (heading, stage, criterion).
+_MEASURED = (
+    ("one-shot\ndata loss", "one_shot", "loss_tolerance"),
+    ("one-shot\nobjective", "one_shot", "objective_tolerance"),
+    ("fine-tuned\ndata loss", "fine_tuned", "loss_tolerance"),
+)
+
+
+def _interval(value: float, lower: float, upper: float) -> str:
+    return f"{value:.4f} [{lower:.4f}, {upper:.4f}]"
+
+
+def threshold_view(rows: list[dict[str, Any]], method: str = "magnitude") -> Table:
+    """One line per prediction; measured thresholds of ``method`` beside it, and the gap to the first of them."""
+    table = Table(title=f"Predicted and measured pruning thresholds (sparsity; method {method})", title_justify="left")
+    for name in ("run", "seed", "predictor", "operator", "epsilon"):
+        table.add_column(name)
+    table.add_column("predicted [interval]")
+    for heading, _, _ in _MEASURED:
+        table.add_column(heading, justify="right")
+    table.add_column("gap", justify="right")
+    lines: dict[tuple, dict[tuple, dict[str, Any]]] = {}
+    for row in rows:
+        if row["method"] == method:
+            key = tuple(row[name] for name in ("run", "seed", "predictor", "operator", "epsilon_rule"))
+            lines.setdefault(key, {})[row["stage"], row["criterion"]] = row
+    order = {"width": 0, "quadratic": 1, "trace_bound": 2}
+    previous = None
+    for key in sorted(lines, key=lambda key: (key[0], key[1], order.get(key[2], 9), key[3] != "hessian", key[4])):
+        if previous not in (None, key[:2]):
+            table.add_section()
+        previous = key[:2]
+        found = lines[key]
+        prediction = next(iter(found.values()))
+        measured = [found.get((stage, criterion)) for _, stage, criterion in _MEASURED]
+        table.add_row(
+            key[0],
+            str(key[1]),
+            *key[2:],
+            _interval(*(prediction[f"predicted{part}"] for part in ("", "_lower", "_upper"))),
+            *("-" if row is None else f"{row['empirical']:.4f}" for row in measured),
+            "-" if measured[0] is None else f"{measured[0]['gap']:+.4f}",
+        )
+    return table
+
+
+def print_thresholds(results: Path) -> None:
+    """Print the table of thresholds and name the files of a results directory.
+
+    Raises:
+        FileNotFoundError: when the workflow has not finished.
+    """
+    path = results / "tables" / "thresholds.parquet"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; run the workflow first")
+    rows = read_table("thresholds", path).to_pylist()
+    # A pipe has no width of its own; a table squeezed into 80 columns helps nobody.
+    console = Console()
+    if not console.is_terminal or console.width < 130:
+        console = Console(width=150)
+    console.print(threshold_view(rows))
+    console.print("gap = predicted - one-shot data-loss threshold; columns and units: results/README.md")
+    console.print(f"tables: {results}/tables/*.parquet, {results}/tables/thresholds.csv")
+    if (results / "report.html").exists():
+        console.print(f"report: {results}/report.html")

@@ -1,0 +1,296 @@
+"""Width curve, its certified interval, and the thresholds that the predictors read from it.
+
+The width curve is ``omega = 1/D tr f(H)``, ``f(lambda) = 2 eps / (2 eps + R^2 |lambda|)`` (Zhang et al. 2024, arXiv
+2306.05857). As a function of ``mu = lambda^2`` f is completely monotone, so on the measure of H^2 a Gauss rule is a
+lower and a Gauss-Radau rule at 0 an upper bound, for an indefinite H too (Golub and Meurant 2010, section 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from .lanczos import Jacobi, as_product, lanczos, operator_dtype, rademacher
+from .quadrature import Rule, gauss, radau, squared
+
+__all__ = ["CONFIDENCE", "Estimate", "ProbeSpectrum", "Spectrum", "crossing", "first_rise", "squared_width"]
+
+CONFIDENCE = 0.95
+_QUANTILE = 1.959963984540054  # of the normal distribution, two-sided at CONFIDENCE
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval: quadrature bounds, widened by the spread over probes at 95% confidence."""
+
+    value: np.ndarray | float
+    lower: np.ndarray | float
+    upper: np.ndarray | float
+    standard_error: np.ndarray | float
+
+
+@dataclass(frozen=True)
+class ProbeSpectrum:
+    """What one Rademacher probe tells of a symmetric matrix of order ``dimension``.
+
+    The probe lives on the ``active`` coordinates whose rows are not exactly zero; the others are known eigenvalues 0.
+    ``semidefinite`` says that the matrix is known to be positive semi-definite (the Gauss-Newton operator), so that
+    the rules of the matrix itself are bounds too.
+    """
+
+    jacobi: Jacobi
+    dimension: int
+    active: int
+    semidefinite: bool = False
+
+    @cached_property
+    def rules(self) -> dict[str, Rule]:
+        """``gauss``, ``radau`` (of the matrix), ``squared_gauss``, ``squared_radau`` (nodes |lambda|)."""
+        rules = {"gauss": gauss(self.jacobi), "radau": radau(self.jacobi)}
+        if self.jacobi.steps == 1 and not self.jacobi.exact:
+            # One step knows one moment of A^2: all the mass at its root, or at 0.
+            root = np.hypot(self.jacobi.alpha, self.jacobi.beta)
+            rules["squared_gauss"], rules["squared_radau"] = Rule(root, np.ones(1)), Rule(np.zeros(1), np.ones(1))
+            return rules
+        rules["squared_gauss"], rules["squared_radau"] = squared(self.jacobi)
+        return rules
+
+    def full_rule(self, name: str) -> Rule:
+        """Rule ``name`` of the whole matrix: the exact-zero rows are one more node, 0."""
+        rule, share = self.rules[name], self.active / self.dimension
+        if self.active == self.dimension:
+            return rule
+        return Rule(np.append(rule.nodes, 0.0), np.append(rule.weights * share, 1.0 - share))
+
+    def integrals(self, function: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(value, lower, upper) of ``v^T function(|A|) v / dimension`` for a completely monotone ``function`` of |A|^2.
+
+        ``function`` maps (..., m) nodes |lambda| to values of the same shape; the result has the shape (...).
+        """
+
+        def integral(name: str) -> np.ndarray:
+            rule = self.full_rule(name)
+            return function(np.abs(rule.nodes)) @ rule.weights
+
+        value = integral("gauss")
+        lower, upper = integral("squared_gauss"), integral("squared_radau")
+        if self.semidefinite or self.jacobi.exact:
+            lower = np.maximum(lower, value)
+            upper = value if self.jacobi.exact else np.minimum(upper, integral("radau"))
+        return np.clip(value, lower, np.maximum(upper, lower)), lower, np.maximum(upper, lower)
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """All probes of one operator; the source of every estimate.
+
+    Raises:
+        ValueError: for no probes, or probes of different matrices.
+    """
+
+    probes: tuple[ProbeSpectrum, ...]
+
+    def __post_init__(self):
+        kinds = {(probe.dimension, probe.active, probe.semidefinite) for probe in self.probes}
+        if len(kinds) != 1:
+            raise ValueError("a spectrum needs at least one probe, all of the same matrix")
+
+    @property
+    def dimension(self) -> int:
+        return self.probes[0].dimension
+
+    @property
+    def active(self) -> int:
+        return self.probes[0].active
+
+    @property
+    def steps(self) -> int:
+        return max(probe.jacobi.steps for probe in self.probes)
+
+    def _estimate(self, function: Callable[[np.ndarray], np.ndarray], limits: tuple[float, float]) -> Estimate:
+        parts = [probe.integrals(function) for probe in self.probes]
+        value, lower, upper = (np.mean([part[i] for part in parts], axis=0) for i in range(3))
+        error = self._standard_error(function)
+        return Estimate(
+            value,
+            np.clip(lower - _QUANTILE * error, *limits),
+            np.clip(upper + _QUANTILE * error, *limits),
+            error,
+        )
+
+    def _standard_error(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Standard error of the trace per dimension, from the quadrature itself, so for a single probe too.
+
+        A Rademacher probe has variance ``2 sum_{i != j} F_ij^2 <= 2 ||F - c I||_F^2`` for every c; the best c makes
+        it ``2 n Var(F's eigenvalues)`` with n active coordinates (Hutchinson 1990 gives the equality).
+        """
+        variances = []
+        for probe in self.probes:
+            rule = probe.rules["gauss"]
+            values = function(np.abs(rule.nodes))
+            mean = values @ rule.weights
+            variances.append(np.maximum(values**2 @ rule.weights - mean**2, 0.0))
+        return np.sqrt(2 * self.active * np.mean(variances, axis=0) / len(self.probes)) / self.dimension
+
+    def width(self, pruned_norm: np.ndarray | float, epsilon: float) -> Estimate:
+        """Width ``omega`` at the pruned norms R (any shape), in [0, 1].
+
+        Raises:
+            ValueError: for an ``epsilon`` that is not positive.
+        """
+        if not epsilon > 0:
+            raise ValueError(f"epsilon must be positive, got {epsilon}")
+        squares = np.asarray(pruned_norm, dtype=float)[..., None] ** 2
+        return self._estimate(lambda size: 2 * epsilon / (2 * epsilon + squares * size), (0.0, 1.0))
+
+    def mean_curvature(self) -> Estimate:
+        """``tr |H| / D``. The square root is the other way round: here Gauss is the upper, Radau the lower bound."""
+        parts = []
+        for probe in self.probes:
+            rules = {name: probe.full_rule(name) for name in probe.rules}
+            value, above, below = (
+                float(np.abs(rules[name].nodes) @ rules[name].weights)
+                for name in ("gauss", "squared_gauss", "squared_radau")
+            )
+            parts.append((np.clip(value, below, above), below, above))
+        value, lower, upper = (float(np.mean([part[i] for part in parts])) for i in range(3))
+        error = float(self._standard_error(lambda size: size))
+        return Estimate(value, max(lower - _QUANTILE * error, 0.0), upper + _QUANTILE * error, error)
+
+    def width_threshold(self, pruned_norm: Callable[[np.ndarray], np.ndarray], epsilon: float) -> Estimate:
+        """Predicted threshold: the crossing of the width curve, with its interval.
+
+        Args:
+            pruned_norm: R as a function of the number of weights removed.
+        """
+
+        def curve(part: str) -> Callable[[int], float]:
+            return lambda count: float(getattr(self.width(pruned_norm(count), epsilon), part))
+
+        value, lower, upper = (crossing(curve(part), self.dimension) for part in ("value", "lower", "upper"))
+        # The error of the crossing is that of the curve there: the diagonal's slope 1 only makes it smaller.
+        error = float(self.width(pruned_norm(round(value * self.dimension)), epsilon).standard_error)
+        return Estimate(value, lower, upper, error)
+
+    def trace_bound(self, pruned_norm: Callable[[np.ndarray], np.ndarray], epsilon: float) -> Estimate:
+        """Threshold by Jensen's inequality from ``tr|H|`` alone.
+
+        f is convex in |lambda|, so ``omega >= f(tr|H|/D)``: the result never exceeds the width's threshold.
+        """
+        mean = self.mean_curvature()
+
+        def threshold(curvature: float) -> float:
+            def curve(count: int) -> float:
+                return 2 * epsilon / (2 * epsilon + float(pruned_norm(count)) ** 2 * curvature)
+
+            return crossing(curve, self.dimension)
+
+        value, lower, upper = (threshold(part) for part in (mean.value, mean.upper, mean.lower))
+        return Estimate(value, lower, upper, mean.standard_error)
+
+
+def crossing(curve: Callable[[int], float], dimension: int) -> float:
+    """``sup {s : omega(s) >= s}`` for a falling curve, as k/D with the largest count k that has ``omega >= k/D``."""
+    low, high = 0, dimension
+    if curve(high) >= 1.0:
+        return 1.0
+    while high - low > 1:
+        middle = (low + high) // 2
+        if curve(middle) >= middle / dimension:
+            low = middle
+        else:
+            high = middle
+    return low / dimension
+
+
+def first_rise(
+    rise: Callable[[int], float], dimension: int, epsilon: float, resolution: float = 1e-4
+) -> tuple[float, float, int]:
+    """Where a rise of the loss first reaches ``epsilon``: a bracket of sparsities, and how often ``rise`` was asked.
+
+    The rise need not be monotone: a scan over remaining fractions 1, 1/2, 1/4, ... finds the first bracket, bisection
+    narrows it to ``resolution`` (a fraction of ``dimension``) in sparsity, and to a tenth of the remaining fraction.
+
+    Returns:
+        (lower, upper, evaluations); (1, 1, n) when the rise never reaches epsilon.
+    """
+    low, evaluations = 0, 0
+    counts = sorted({dimension - int(dimension * 2.0**-halvings) for halvings in range(1, 40)} | {dimension})
+    for count in counts:
+        evaluations += 1
+        if rise(count) >= epsilon:
+            high = count
+            break
+        low = count
+    else:
+        return 1.0, 1.0, evaluations
+    while high - low > max(1, min(resolution * dimension, 0.1 * (dimension - low))):
+        middle = (low + high) // 2
+        evaluations += 1
+        if rise(middle) >= epsilon:
+            high = middle
+        else:
+            low = middle
+    return low / dimension, high / dimension, evaluations
+
+
+def probe_spectra(
+    operator: Any,
+    *,
+    steps: int,
+    probes: Sequence[int],
+    seed: int,
+    semidefinite: bool = False,
+    reorthogonalize: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> Spectrum:
+    """Spectrum of ``operator`` (``shape`` and ``@``) from the Rademacher probes numbered ``probes`` of ``seed``.
+
+    One product with a random vector finds the rows that are exactly zero (dead units); the probes leave them out.
+    """
+    dimension, dtype = operator.shape[0], operator_dtype(operator)
+    device = getattr(operator, "device", "cpu")
+    device = "cpu" if isinstance(device, str) else device
+    # A sign vector can cancel in a row of small integers; Gaussian numbers cannot.
+    scan = np.random.default_rng(np.random.SeedSequence([seed, 2**32])).standard_normal(dimension)
+    zero = as_product(operator)(torch.from_numpy(scan).to(device, dtype)) == 0
+    active = int(dimension - zero.sum())
+    if active == 0:
+        exact = Jacobi(np.zeros(1), np.zeros(1))
+        return Spectrum(tuple(ProbeSpectrum(exact, dimension, 0, semidefinite) for _ in probes))
+    starts = []
+    for probe in probes:
+        start = rademacher(dimension, seed, probe).to(device, dtype)
+        start[zero] = 0
+        starts.append(start)
+    runs = lanczos(operator, starts, min(steps, active), reorthogonalize=reorthogonalize, progress=progress)
+    return Spectrum(tuple(ProbeSpectrum(run, dimension, active, semidefinite) for run in runs))
+
+
+def squared_width(
+    operator: Any, pruned_norm: float, epsilon: float, *, steps: int = 128, probes: int = 1, seed: int = 0
+) -> tuple[float, float, float]:
+    """Normalised squared Gaussian width ``1/D tr[2 eps / (2 eps + R^2 |A|)]`` of a symmetric matrix.
+
+    Args:
+        operator: anything with ``shape`` (D, D) and ``@``: a curvature operator, scipy LinearOperator, dense array.
+        pruned_norm: R >= 0.  epsilon: the loss tolerance, positive.
+        steps: Lanczos steps per probe.  probes: Rademacher probes.  seed: of the probes.
+
+    Returns:
+        (value, lower, upper) in [0, 1]; the interval combines quadrature bounds and the probes' 95% confidence.
+
+    Raises:
+        ValueError: not square, or a negative R, an epsilon, steps or probes that are not positive.
+    """
+    if not pruned_norm >= 0:
+        raise ValueError(f"pruned_norm must not be negative, got {pruned_norm}")
+    if probes < 1:
+        raise ValueError(f"probes must be at least 1, got {probes}")
+    estimate = probe_spectra(operator, steps=steps, probes=range(probes), seed=seed).width(pruned_norm, epsilon)
+    return float(estimate.value), float(estimate.lower), float(estimate.upper)

@@ -1,0 +1,16 @@
+from gwprune.config.runs import parse_sparsity
+from gwprune.jobs import from_snakemake
+from gwprune.stages.pruned import finetune
+
+with from_snakemake(snakemake) as job:
+    finetune(
+        job,
+        snakemake.input.data,
+        snakemake.input.network,
+        snakemake.input.ranking,
+        snakemake.output.sweep,
+        method=snakemake.wildcards.method,
+        sparsity=parse_sparsity(snakemake.wildcards.sparsity),
+        recipe=snakemake.params.recipe,
+        checkpoint=snakemake.params.checkpoint,
+    )

@@ -1,0 +1,14 @@
+from gwprune.jobs import from_snakemake
+from gwprune.stages.prediction import quadratic
+
+with from_snakemake(snakemake) as job:
+    quadratic(
+        job,
+        snakemake.input.data,
+        snakemake.input.network,
+        snakemake.input.dense,
+        snakemake.output.predictions,
+        operator=snakemake.wildcards.operator,
+        epsilon_rules=snakemake.params.epsilon_rules,
+        settings=snakemake.params.settings,
+    )

@@ -1,0 +1,7 @@
+from gwprune.jobs import from_snakemake
+from gwprune.stages.pruned import rank_weights
+
+with from_snakemake(snakemake) as job:
+    rank_weights(
+        job, snakemake.input.network, snakemake.output.ranking, method=snakemake.wildcards.method
+    )

@@ -1,0 +1,13 @@
+from gwprune.jobs import from_snakemake
+from gwprune.stages.prediction import spectrum
+
+with from_snakemake(snakemake) as job:
+    spectrum(
+        job,
+        snakemake.input.data,
+        snakemake.input.network,
+        snakemake.output.probe,
+        operator=snakemake.wildcards.operator,
+        probe=int(snakemake.wildcards.probe),
+        settings=snakemake.params.settings,
+    )

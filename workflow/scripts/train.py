@@ -1,0 +1,14 @@
+from gwprune.jobs import from_snakemake
+from gwprune.stages.dense import train_dense
+
+with from_snakemake(snakemake) as job:
+    train_dense(
+        job,
+        snakemake.input.data,
+        network=snakemake.output.network,
+        history=snakemake.output.history,
+        dense=snakemake.output.dense,
+        description=snakemake.params.network,
+        recipe=snakemake.params.recipe,
+        checkpoint=snakemake.params.checkpoint,
+    )
