@@ -24,6 +24,15 @@ def _interval(value: float, lower: float, upper: float) -> str:
     return f"{value:.4f} [{lower:.4f}, {upper:.4f}]"
 
 
+def _measured(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    if row["empirical_lower"] == 0.0:  # missed at the first sparsity that was tried
+        return f"< {row['empirical_upper']:.4f}"
+    # An upper end of 1 says that the criterion held up to the last sparsity that was tried.
+    return f"{'>= ' if row['empirical_upper'] == 1.0 else ''}{row['empirical']:.4f}"
+
+
 def threshold_view(rows: list[dict[str, Any]], method: str = "magnitude") -> Table:
     """One line per prediction; measured thresholds of ``method`` beside it, and the gap to the first of them."""
     table = Table(title=f"Predicted and measured pruning thresholds (sparsity; method {method})", title_justify="left")
@@ -52,7 +61,7 @@ def threshold_view(rows: list[dict[str, Any]], method: str = "magnitude") -> Tab
             str(key[1]),
             *key[2:],
             _interval(*(prediction[f"predicted{part}"] for part in ("", "_lower", "_upper"))),
-            *("-" if row is None else f"{row['empirical']:.4f}" for row in measured),
+            *map(_measured, measured),
             "-" if measured[0] is None else f"{measured[0]['gap']:+.4f}",
         )
     return table
