@@ -5,7 +5,7 @@ min_version("9.0")
 # A configuration given with --configfile replaces the embedded default; single keys given with --config are laid over it.
 if "experiments" not in config:
 
-    configfile: workflow.basedir + "/config/config.yaml"
+    configfile: f"{workflow.basedir}/config/config.yaml"
 
 
 report: "workflow/report/workflow.rst"
@@ -27,7 +27,7 @@ localrules:
 
 
 rule all:
+    default_target: True
     input:
         final_tables(),
         final_figures(),
-    default_target: True

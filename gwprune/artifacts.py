@@ -49,7 +49,8 @@ def _load(path: str | os.PathLike, kind: str) -> dict[str, Any]:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch names no common base for what a damaged file raises  # noqa: BLE001
         raise ArtifactError(
-            f"{path} is no complete {kind} file ({path.stat().st_size} bytes; {type(error).__name__}); delete it and run again"
+            f"{path} ({path.stat().st_size} bytes) is no complete {kind} file: {type(error).__name__};"
+            " delete it and run again"
         ) from error
     if not isinstance(values, dict) or values.get("gwprune") != kind:
         raise ArtifactError(f"{path} is no {kind} file of gwprune")

@@ -43,12 +43,12 @@ def _to(value: Any, device: torch.device) -> Any:
     raise TypeError(f"inputs and targets must be tensors or tuples of tensors, got {type(value).__name__}")
 
 
-def _count(value: Any) -> int:
-    return len(value) if isinstance(value, Tensor) else _count(value[0])
+def count_samples(value: Any) -> int:
+    return len(value) if isinstance(value, Tensor) else count_samples(value[0])
 
 
-def _slice(value: Any, part: slice) -> Any:
-    return value[part] if isinstance(value, Tensor) else tuple(_slice(item, part) for item in value)
+def take(value: Any, part: slice) -> Any:
+    return value[part] if isinstance(value, Tensor) else tuple(take(item, part) for item in value)
 
 
 def _join(values: Sequence[Any]) -> Any:
@@ -77,9 +77,9 @@ def as_tensors(data: Any, device: torch.device) -> Batch:
         inputs, targets = _to(data[0], device), _to(data[1], device)
     else:
         raise TypeError(f"data must be (input, target), a Dataset or a DataLoader, got {type(data).__name__}")
-    if _count(inputs) != _count(targets):
-        raise ValueError(f"data has {_count(inputs)} inputs but {_count(targets)} targets")
-    if _count(inputs) == 0:
+    if count_samples(inputs) != count_samples(targets):
+        raise ValueError(f"data has {count_samples(inputs)} inputs but {count_samples(targets)} targets")
+    if count_samples(inputs) == 0:
         raise ValueError("data holds no samples")
     return inputs, targets
 
@@ -131,9 +131,7 @@ class _GaussNewton:
         pulled, vectors = zip(*pairs, strict=True)
         (tangent,) = torch.autograd.grad(pulled, self.dummy, grad_outputs=vectors, retain_graph=True)
         (cotangent,) = torch.autograd.grad(self.head_gradient, self.head, tangent, retain_graph=keep)
-        return torch.autograd.grad(
-            self.output, parameters, cotangent, retain_graph=keep, materialize_grads=True
-        )
+        return torch.autograd.grad(self.output, parameters, cotangent, retain_graph=keep, materialize_grads=True)
 
 
 _KINDS = {"hessian": _Hessian, "ggn": _GaussNewton}
@@ -177,7 +175,7 @@ class CurvatureOperator:
         self.device, self.dtype = first.device, first.dtype
         self.shape = (self.prunable.dimension, self.prunable.dimension)
         self._inputs, self._targets = as_tensors(data, self.device)
-        self.samples = _count(self._inputs)
+        self.samples = count_samples(self._inputs)
         self.products = 0
         self._graphs: list | None = None
         per_sample = self._graph_bytes()
@@ -210,14 +208,19 @@ class CurvatureOperator:
             for parameter, flag in zip(every, flags, strict=True):
                 parameter.requires_grad_(flag)
 
+    @property
+    def data(self) -> Batch:
+        """All samples (input, target) on the device."""
+        return self._inputs, self._targets
+
+    def forward(self, inputs: Any) -> Any:
+        """The network's output; a tuple of inputs is spread over its arguments."""
+        return self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)
+
     def _graph(self, part: slice):
-        inputs, targets = _slice(self._inputs, part), _slice(self._targets, part)
-
-        def forward() -> Any:
-            return self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)
-
+        inputs, targets = take(self._inputs, part), take(self._targets, part)
         return _KINDS[self.operator].build(
-            forward, lambda output: self.loss_fn(output, targets), self.prunable.parameters
+            lambda: self.forward(inputs), lambda output: self.loss_fn(output, targets), self.prunable.parameters
         )
 
     def _batches(self) -> Iterator[tuple[slice, float]]:
@@ -306,9 +309,8 @@ class CurvatureOperator:
         total = torch.zeros(self.shape[0], device=self.device, dtype=self.dtype)
         with self._differentiable():
             for part, weight in self._batches():
-                inputs, targets = _slice(self._inputs, part), _slice(self._targets, part)
-                output = self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)
-                value = self.loss_fn(output, targets)
+                inputs, targets = take(self._inputs, part), take(self._targets, part)
+                value = self.loss_fn(self.forward(inputs), targets)
                 gradient = torch.autograd.grad(value, self.prunable.parameters, materialize_grads=True)
                 total.add_(self.prunable.flatten(gradient), alpha=weight)
         return total

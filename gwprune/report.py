@@ -25,7 +25,17 @@ def build_report(config: Path, cores: str = "all") -> Path:
         raise FileNotFoundError(f"{results}/tables holds nothing to report; run the workflow first")
     if report.exists() and report.stat().st_mtime >= max(source.stat().st_mtime for source in sources):
         return report
-    command = [sys.executable, "-m", "snakemake", "--cores", cores, "--configfile", str(config), "--report", str(report)]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--cores",
+        cores,
+        "--configfile",
+        str(config),
+        "--report",
+        str(report),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError("snakemake --report failed:\n" + "\n".join(done.stderr.splitlines()[-15:]))

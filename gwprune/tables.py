@@ -140,7 +140,9 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             _number("threshold", "largest sparsity of the grid up to which the criterion holds"),
             _number("threshold_lower", "the same: the last grid point that meets the criterion"),
             _number("threshold_upper", "the first grid point that misses it; 1 when none does"),
-            Column("reached", pa.bool_(), "whether some grid point misses the criterion, so that the bracket is measured"),
+            Column(
+                "reached", pa.bool_(), "whether some grid point misses the criterion, so that the bracket is measured"
+            ),
         ],
     ),
     "thresholds": (
@@ -281,7 +283,14 @@ def documentation() -> str:
     """Markdown reference of every table and column; results/README.md holds it between two marks."""
     lines: list[str] = []
     for name, (text, columns) in TABLES.items():
-        lines += [f"### `tables/{name}.parquet`", "", text, "", "| column | type | unit | meaning |", "| --- | --- | --- | --- |"]
+        lines += [
+            f"### `tables/{name}.parquet`",
+            "",
+            text,
+            "",
+            "| column | type | unit | meaning |",
+            "| --- | --- | --- | --- |",
+        ]
         for column in columns:
             mark = " (key)" if column.key else ""
             lines.append(f"| `{column.name}`{mark} | {column.type} | {column.unit} | {column.text} |")

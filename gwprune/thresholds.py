@@ -73,9 +73,7 @@ def criteria(
         for name, quantity in zip(TOLERANCES, ("loss", "objective"), strict=True):
             found.append(Criterion(name, rule, "train", quantity, 1, dense["train"][quantity] + epsilon))
     for drop in accuracy_drops:
-        found.append(
-            Criterion(f"accuracy_drop:{drop:g}", "", "val", "accuracy", -1, dense["val"]["accuracy"] - drop)
-        )
+        found.append(Criterion(f"accuracy_drop:{drop:g}", "", "val", "accuracy", -1, dense["val"]["accuracy"] - drop))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Dense training with an l1 penalty, and fine-tuning under a fixed mask. Seeded per epoch, so resumable at any epoch."""
+"""Dense training with an l1 penalty, and fine-tuning under a fixed mask, both resumable at any epoch."""
 
 from __future__ import annotations
 
@@ -116,15 +116,19 @@ def train(
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
     )
-    guard = "" if checkpoint is None else config_hash(
-        {
-            "recipe": vars(recipe),
-            "seed": seed,
-            "names": prunable.names,
-            "data": _digest(train_split.images, train_split.labels),
-            "start": _digest(*model.state_dict().values()),
-            "mask": "" if mask is None else _digest(mask),
-        }
+    guard = (
+        ""
+        if checkpoint is None
+        else config_hash(
+            {
+                "recipe": vars(recipe),
+                "seed": seed,
+                "names": prunable.names,
+                "data": _digest(train_split.images, train_split.labels),
+                "start": _digest(*model.state_dict().values()),
+                "mask": "" if mask is None else _digest(mask),
+            }
+        )
     )
     history = _resume(checkpoint, guard, model, optimizer)
     steps_per_epoch = math.ceil(len(train_split) / recipe.batch_size)
@@ -226,9 +230,7 @@ def _save(
         torch.save(state, temporary)
 
 
-def _resume(
-    path: Path | None, guard: str, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> list[EpochRecord]:
+def _resume(path: Path | None, guard: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[EpochRecord]:
     if path is None or not path.exists():
         return []
     try:

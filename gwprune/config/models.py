@@ -61,7 +61,7 @@ class Dataset(Named):
     name: str = Field(description="data set: " + ", ".join(f"`{name}`" for name in datasets.names()))
     options: dict[str, Any] = Field(
         default={},
-        description="`validation_fraction` (of the training part, 0.1), `split_seed` (0), `image_size` (resize, pixels),"
+        description="`validation_fraction` (of the training part, 0.1), `split_seed` (0), `image_size` (pixels),"
         " `channels` (3 repeats grey), `train_limit` (keep so many training images)",
     )
 
@@ -79,7 +79,9 @@ class Network(Named):
         + ", ".join(f"`{name}`" for name in models.names())
         + ", `torchvision:NAME`, or your own as `module:function`"
     )
-    options: dict[str, Any] = Field(default={}, description="options of that network, e.g. `{hidden: [300, 100]}` for `fc`")
+    options: dict[str, Any] = Field(
+        default={}, description="options of that network, e.g. `{hidden: [300, 100]}` for `fc`"
+    )
 
     @model_validator(mode="after")
     def _known(self) -> Network:

@@ -76,7 +76,12 @@ def key_reference() -> str:
         else:
             lines += _rows(Config, [name]) + [""]
     own = [name for name in Experiment.model_fields if name not in SECTIONS]
-    lines += ["## Each of `experiments`", "", "Any of the sections above may stand here too and is laid over the top-level one.", ""]
+    lines += [
+        "## Each of `experiments`",
+        "",
+        "Any of the sections above may stand here too and is laid over the top-level one.",
+        "",
+    ]
     lines += [*_rows(Experiment, own), ""]
     for name, model in (("dataset", Dataset), ("network", Network)):
         lines += [f"### `{name}`", "", *_rows(model), ""]

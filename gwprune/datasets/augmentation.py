@@ -30,9 +30,7 @@ class Draws:
     flips: Tensor | None = None
 
     def __getitem__(self, part: slice) -> Draws:
-        chosen = (
-            None if values is None else values[part] for values in (self.rows, self.columns, self.flips)
-        )
+        chosen = (None if values is None else values[part] for values in (self.rows, self.columns, self.flips))
         return Draws(*chosen)
 
 

@@ -52,9 +52,7 @@ def _load(class_name: str, data_dir: Path, classes: int) -> Loaded:
     try:
         parts = [dataset(str(data_dir), train=train) for train in (True, False)]
     except Exception as error:  # whatever a foreign pickle raises
-        raise DataError(
-            f"{folder}: torchvision cannot read the {class_name} files there ({error})"
-        ) from error
+        raise DataError(f"{folder}: torchvision cannot read the {class_name} files there ({error})") from error
 
     def part(loaded: datasets.CIFAR10) -> Part:
         labels = checked_labels(np.asarray(loaded.targets), classes, folder)

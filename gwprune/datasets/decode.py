@@ -45,9 +45,7 @@ def decode_rgb(path: Path) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def file_fetcher(
-    paths: Sequence[Path], size: int, *, resized: bool, label: str
-) -> Callable[[np.ndarray], Tensor]:
+def file_fetcher(paths: Sequence[Path], size: int, *, resized: bool, label: str) -> Callable[[np.ndarray], Tensor]:
     """Make the ``fetch`` of a part whose images are files: indices (M,) -> uint8 (M, 3, size, size).
 
     Args:

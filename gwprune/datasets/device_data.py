@@ -39,9 +39,7 @@ class DeviceSplit:
         if images.dtype != torch.uint8 or images.dim() != 4:
             raise ValueError(f"images must be uint8 (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise ValueError(
-                f"labels must be int64 ({len(images)},), not {labels.dtype} {tuple(labels.shape)}"
-            )
+            raise ValueError(f"labels must be int64 ({len(images)},), not {labels.dtype} {tuple(labels.shape)}")
         if not len(mean) == len(std) == images.shape[1]:
             raise ValueError(f"{len(mean)} means and {len(std)} deviations for {images.shape[1]} channels")
         self.device = torch.device(device)

@@ -41,9 +41,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     content = _content(path)
     header = 4 + 4 * len(shape)
     if len(content) < header:
-        raise DataError(
-            f"{path}: truncated, expected at least {header} bytes of header, found {len(content)}"
-        )
+        raise DataError(f"{path}: truncated, expected at least {header} bytes of header, found {len(content)}")
     magic = struct.unpack(">I", content[:4])[0]
     expected_magic = _UNSIGNED_BYTE << 8 | len(shape)
     if magic != expected_magic:

@@ -82,9 +82,7 @@ def channel_moments(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...
     means, deviations = [], []
     for channel in images.unbind(1):
         # counts of the 256 levels are exact, so the result does not depend on any order of summation
-        counts = torch.stack(
-            [torch.bincount(part.flatten(), minlength=256) for part in channel.split(4096)]
-        ).sum(0)
+        counts = torch.stack([torch.bincount(part.flatten(), minlength=256) for part in channel.split(4096)]).sum(0)
         share = counts.to(torch.float64) / counts.sum()
         mean = float(share @ levels)
         deviation = float(share @ (levels - mean) ** 2) ** 0.5
@@ -160,8 +158,7 @@ def load(path: str | os.PathLike, *, verify: bool = True) -> ImageData:
         raise DataError(f"{path}: a foreign file, not one of prepared data")
     if content.get("version") != _VERSION:
         raise DataError(
-            f"{path}: format version {content.get('version')}, but this gwprune reads {_VERSION}; "
-            "prepare it again"
+            f"{path}: format version {content.get('version')}, but this gwprune reads {_VERSION}; prepare it again"
         )
     missing = [key for key in _KEYS if key not in content]
     if missing:
@@ -172,9 +169,7 @@ def load(path: str | os.PathLike, *, verify: bool = True) -> ImageData:
         raise DataError(f"{path}: {problem}")
     data = ImageData(**fields | {"mean": tuple(fields["mean"]), "std": tuple(fields["std"])})
     if verify:
-        found = _fingerprint(
-            data.images, data.labels, data.classes, data.mean, data.std, data.name, data.class_names
-        )
+        found = _fingerprint(data.images, data.labels, data.classes, data.mean, data.std, data.name, data.class_names)
         if found != data.fingerprint:
             raise DataError(f"{path}: damaged, its content does not match the fingerprint stored in it")
     return data

@@ -58,9 +58,7 @@ def read_family(folder: Path, suffix: str, class_names: Sequence[str]) -> Loaded
     return Loaded(parts[0], parts[1], list(class_names))
 
 
-def _load_torchvision(
-    class_name: str, data_dir: Path, class_names: Sequence[str], other_way: str = ""
-) -> Loaded:
+def _load_torchvision(class_name: str, data_dir: Path, class_names: Sequence[str], other_way: str = "") -> Loaded:
     raw = data_dir / class_name / "raw"
     wait_for_downloads(data_dir)
     if not _complete(raw, ""):

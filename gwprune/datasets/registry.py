@@ -42,9 +42,7 @@ class DatasetSpec:
     provenance: str
 
 
-_TORCHVISION = (
-    "torchvision downloads the files and checks their md5 sums; the test split is the published one."
-)
+_TORCHVISION = "torchvision downloads the files and checks their md5 sums; the test split is the published one."
 
 _SPECS = (
     DatasetSpec(
@@ -108,9 +106,7 @@ def validate(name: str, options: Mapping[str, Any]) -> None:
 
     fraction = options.get("validation_fraction", 0.1)
     if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 < fraction < 1:
-        raise ValueError(
-            f"validation_fraction = {fraction!r} is not allowed, allowed: between 0 and 1, both excluded"
-        )
+        raise ValueError(f"validation_fraction = {fraction!r} is not allowed, allowed: between 0 and 1, both excluded")
     _refuse_unless_integer("split_seed", options.get("split_seed", 0), 0)
     for option, least in (("image_size", 1), ("train_limit", 2)):
         if options.get(option) is not None:

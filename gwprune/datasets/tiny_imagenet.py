@@ -88,9 +88,7 @@ def load_tiny_imagenet(data_dir: Path, image_size: int | None) -> Loaded:
     for number, line in enumerate(_lines(annotations), start=1):
         fields = line.split("\t")
         if len(fields) < 2 or fields[1] not in index_of:
-            raise DataError(
-                f"{annotations}, line {number}: expected an image name, a tab and an id of wnids.txt"
-            )
+            raise DataError(f"{annotations}, line {number}: expected an image name, a tab and an id of wnids.txt")
         path = root / "val" / "images" / fields[0]
         if not path.is_file():
             raise DataError(f"{path}: image file is missing, {annotations.name} lists it")

@@ -92,9 +92,7 @@ def by_importance(names: Iterable[str], first: str) -> list[str]:
 
 
 def no_data(axes: Axes, what: str) -> None:
-    axes.text(
-        0.5, 0.5, f"no data for {what}", ha="center", va="center", transform=axes.transAxes, color="#555555"
-    )
+    axes.text(0.5, 0.5, f"no data for {what}", ha="center", va="center", transform=axes.transAxes, color="#555555")
     axes.set(xticks=[], yticks=[])
 
 

@@ -66,9 +66,7 @@ def training_history(training: pa.Table, run: str, path: str | os.PathLike) -> N
         legend(figure, *([handle] for handle in handles))
 
 
-def smeared_density(
-    positions: np.ndarray, weights: np.ndarray, sigma: float
-) -> tuple[np.ndarray, np.ndarray]:
+def smeared_density(positions: np.ndarray, weights: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
     """A grid, and on it the sum of Gaussians of width ``sigma`` and mass ``weights`` at ``positions``."""
     low, high = positions.min() - 6 * sigma, positions.max() + 6 * sigma
     grid = np.linspace(low, high, int(np.clip(4 * (high - low) / sigma, 200, 5000)))
@@ -136,9 +134,7 @@ def spectral_density(
     sigma = smear * max(high - low, 1)
     colours = numbered_colours(["hessian", "ggn", *sorted(set(names) - {"hessian", "ggn"})])
     with drawing(path, f"{run}: spectrum of the curvature", 0.6 + 4.2 * len(names), 4.6) as figure:
-        panels = figure.subplots(
-            2, len(names), squeeze=False, sharex=True, sharey="row", height_ratios=[2, 1]
-        )
+        panels = figure.subplots(2, len(names), squeeze=False, sharex=True, sharey="row", height_ratios=[2, 1])
         for (upper, lower), operator in zip(panels.T, names, strict=True):
             part = where(rows, operator=operator)
             if not len(part["node"]):
@@ -150,13 +146,9 @@ def spectral_density(
             zero = part["weight"][part["node"] == 0].sum() / probes
             colour = colours[operator]
             upper.fill_between(scale * np.sinh(grid), density, 1e-300, color=colour, alpha=0.15, linewidth=0)
-            upper.plot(
-                scale * np.sinh(grid), density, color=colour, label=f"weight of the exact 0 node: {zero:.3g}"
-            )
+            upper.plot(scale * np.sinh(grid), density, color=colour, label=f"weight of the exact 0 node: {zero:.3g}")
             many = len(part["node"]) > 3000  # as vectors they would make a huge file
-            lower.plot(
-                part["node"], part["weight"], "|", color=colour, markersize=4, alpha=0.6, rasterized=many
-            )
+            lower.plot(part["node"], part["weight"], "|", color=colour, markersize=4, alpha=0.6, rasterized=many)
             upper.set_title(f"{operator} ({probes} probe{'s' * (probes > 1)}, rule {rule})")
             upper.legend(loc="upper right")
             for axes in (upper, lower):

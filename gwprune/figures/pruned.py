@@ -144,11 +144,7 @@ def _threshold_lines(predicted: Rows, measured: Rows, colour: str, name: str) ->
     # Where every grid point meets the criterion the table holds the end of the grid, which is no threshold.
     reached = measured["threshold"][measured["reached"].astype(bool)]
     if len(reached):
-        some = (
-            f" ({len(reached)} of {len(measured['run'])} seeds)"
-            if len(reached) < len(measured["run"])
-            else ""
-        )
+        some = f" ({len(reached)} of {len(measured['run'])} seeds)" if len(reached) < len(measured["run"]) else ""
         text = f"measured, {name}: {reached.mean():.4f}{some}"
         lines.append((reached.mean(), {"color": colour, **MEASURED}, text))
     return lines, spans

@@ -80,8 +80,7 @@ def require_size(network: str, input_shape: Shape, minimum: int) -> None:
     """
     if min(input_shape[1:]) < minimum:
         raise ValueError(
-            f"network {network!r}: input shape {input_shape} is too small; "
-            f"height and width must be at least {minimum}"
+            f"network {network!r}: input shape {input_shape} is too small; height and width must be at least {minimum}"
         )
 
 

@@ -193,6 +193,4 @@ def _check_output(name: str, model: nn.Module, input_shape: Shape, classes: int)
             module.training = training
     got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if got != (2, classes):
-        raise ValueError(
-            f"network {name!r}: a batch of 2 must give logits of shape (2, {classes}), got {got}"
-        )
+        raise ValueError(f"network {name!r}: a batch of 2 must give logits of shape (2, {classes}), got {got}")

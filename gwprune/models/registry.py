@@ -100,9 +100,7 @@ def build(name: str, input_shape: Shape | Sequence[int], classes: int, **options
     validate(name, options)
     shape = tuple(input_shape)
     if len(shape) != 3 or not all(isinstance(n, int) and n >= 1 for n in shape):
-        raise ValueError(
-            f"network {name!r}: input_shape must be (channels, height, width), got {input_shape!r}"
-        )
+        raise ValueError(f"network {name!r}: input_shape must be (channels, height, width), got {input_shape!r}")
     if not isinstance(classes, int) or classes < 1:
         raise ValueError(f"network {name!r}: classes must be a whole number of at least 1, got {classes!r}")
     source = external.source(name)

@@ -100,8 +100,6 @@ def resnet56(input_shape: Shape, classes: int, shortcut: Shortcut = "A", width: 
     return _cifar_resnet("resnet56", 9, input_shape, classes, shortcut, width)
 
 
-def _cifar_resnet(
-    name: str, blocks: int, input_shape: Shape, classes: int, shortcut: str, width: int
-) -> CifarResNet:
+def _cifar_resnet(name: str, blocks: int, input_shape: Shape, classes: int, shortcut: str, width: int) -> CifarResNet:
     require_size(name, input_shape, 4)
     return CifarResNet(blocks, input_shape[0], classes, shortcut, width)

@@ -66,7 +66,9 @@ def train_dense(
     model = models.build(description["name"], shape, images.classes, **description["options"]).to(job.device)
     prunable = PrunableSet(model)
     splits = {name: DeviceSplit.from_data(images, name, job.device) for name in ("train", "val")}
-    logger.info("%s with %d prunable weights in %d tensors", description["name"], prunable.dimension, len(prunable.names))
+    logger.info(
+        "%s with %d prunable weights in %d tensors", description["name"], prunable.dimension, len(prunable.names)
+    )
     plan = Recipe(**recipe)
     with tqdm(total=plan.epochs, unit="epoch", disable=None) as bar:
 

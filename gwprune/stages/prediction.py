@@ -37,7 +37,9 @@ def _operator(job: Job, data: str, network: str, operator: str, settings: Mappin
         batch_size=settings["batch_size"],
         memory_mb=settings["memory_mb"],
     )
-    logger.info("%s of order %d on %d samples, batches of %d", operator, *result.shape[:1], result.samples, result.batch_size)
+    logger.info(
+        "%s of order %d on %d samples, batches of %d", operator, *result.shape[:1], result.samples, result.batch_size
+    )
     return result
 
 

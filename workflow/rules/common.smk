@@ -87,6 +87,51 @@ def units():
     return [(run, seed, UNIT.format(run=run, seed=seed)) for run in RUNS for seed in CONFIG.seeds]
 
 
+def dataset_of(wildcards):
+    return next(run.experiment.dataset.model_dump() for run in RUNS.values() if run.dataset_key == wildcards.dataset)
+
+
+def spectrum_settings(*keys):
+    return lambda wildcards: settings(wildcards).section("spectrum", *keys)
+
+
+def all_probes(wildcards):
+    return [file for operator in operators(wildcards.run) for file in probe_files(*wildcards, operator)]
+
+
+def parts():
+    """Table -> part files of all runs and seeds."""
+    found = {"training": [], "spectra": [], "width_curves": [], "predictions": [], "sweep": []}
+    for run, _, unit in units():
+        for table in ("training", "spectra", "width_curves"):
+            found[table].append(f"{unit}/{table}.parquet")
+        found["predictions"].append(f"{unit}/predictions/width.parquet")
+        found["predictions"] += [f"{unit}/predictions/quadratic_{name}.parquet" for name in operators(run)]
+        found["sweep"] += [f"{unit}/one_shot/{name}.parquet" for name in RUNS[run].experiment.pruning.methods]
+        found["sweep"] += [f"{unit}/fine_tuned/{name}_{token}.parquet" for name, token in finetuned(run)]
+    return found
+
+
+def benchmarks():
+    """Every benchmark file with the run, seed, rule and job that it belongs to."""
+    found = [
+        {"run": "", "seed": -1, "rule": "prepare_data", "job": key}
+        for key in sorted({run.dataset_key for run in RUNS.values()})
+    ]
+    for run, seed, _ in units():
+        jobs = {"train": [""], "predict": [""], "quadratic": operators(run)}
+        probes = range(RUNS[run].experiment.spectrum.probes)
+        jobs["spectrum"] = [f"{operator}_probe{probe}" for operator in operators(run) for probe in probes]
+        jobs["rank"] = jobs["sweep"] = RUNS[run].experiment.pruning.methods
+        jobs["finetune"] = [f"{method}_{token}" for method, token in finetuned(run)]
+        found += [{"run": run, "seed": seed, "rule": rule, "job": job} for rule in jobs for job in jobs[rule]]
+    for item in found:
+        unit = [f"{item['run']}_seed{item['seed']}"] if item["run"] else []
+        name = "_".join(unit + ([item["job"]] if item["job"] else []))
+        item["file"] = f"{BENCHMARKS}/{item['rule']}/{name}.tsv"
+    return found
+
+
 def final_tables():
     return [f"{RESULTS}/tables/{name}.parquet" for name in TABLES] + [f"{RESULTS}/tables/thresholds.csv"]
 

@@ -1,28 +1,26 @@
 rule run_figure:
     input:
-        lambda wildcards: [
-            f"{RESULTS}/tables/{name}.parquet" for name in RUN_FIGURES[wildcards.figure]
-        ],
+        lambda wildcards: [f"{RESULTS}/tables/{name}.parquet" for name in RUN_FIGURES[wildcards.figure]],
     output:
         figure=report(
             f"{RESULTS}/figures/{{run}}/{{figure}}.svg",
-            caption="../report/{figure}.rst",
+            caption="../report/figure.rst",
             category="Runs",
             subcategory="{run}",
             labels={"figure": "{figure}"},
         ),
-    params:
-        tables=lambda wildcards: RUN_FIGURES[wildcards.figure],
     log:
         f"{LOGS}/figures/{{run}}_{{figure}}.log",
     benchmark:
         f"{BENCHMARKS}/figures/{{run}}_{{figure}}.tsv"
+    conda:
+        ENVIRONMENT
     threads: threads_of("tables")
     resources:
         mem_mb=memory_of("tables"),
         runtime=runtime_of("tables"),
-    conda:
-        ENVIRONMENT
+    params:
+        tables=lambda wildcards: RUN_FIGURES[wildcards.figure],
     script:
         "../scripts/figure.py"
 
@@ -33,21 +31,21 @@ rule threshold_figure:
     output:
         figure=report(
             f"{RESULTS}/figures/{{figure}}.svg",
-            caption="../report/{figure}.rst",
+            caption="../report/figure.rst",
             category="Predicted and empirical thresholds",
             labels={"figure": "{figure}"},
         ),
-    params:
-        tables=["thresholds"],
     log:
         f"{LOGS}/figures/{{figure}}.log",
     benchmark:
         f"{BENCHMARKS}/figures/{{figure}}.tsv"
+    conda:
+        ENVIRONMENT
     threads: threads_of("tables")
     resources:
         mem_mb=memory_of("tables"),
         runtime=runtime_of("tables"),
-    conda:
-        ENVIRONMENT
+    params:
+        tables=["thresholds"],
     script:
         "../scripts/figure.py"

@@ -3,19 +3,19 @@ rule rank:
         network=f"{UNIT}/network.pt",
     output:
         ranking=f"{UNIT}/ranking/{{method}}.pt",
-    params:
-        device=CONFIG.device,
     log:
         f"{LOGS}/rank/{{run}}_seed{{seed}}_{{method}}.log",
     benchmark:
         f"{BENCHMARKS}/rank/{{run}}_seed{{seed}}_{{method}}.tsv"
+    conda:
+        ENVIRONMENT
     threads: threads_of("sweep")
     resources:
         mem_mb=memory_of("sweep"),
         runtime=runtime_of("sweep"),
         gpu=GPU,
-    conda:
-        ENVIRONMENT
+    params:
+        device=CONFIG.device,
     script:
         "../scripts/rank.py"
 
@@ -28,22 +28,22 @@ rule sweep:
         ranking=f"{UNIT}/ranking/{{method}}.pt",
     output:
         sweep=f"{UNIT}/one_shot/{{method}}.parquet",
+    log:
+        f"{LOGS}/sweep/{{run}}_seed{{seed}}_{{method}}.log",
+    benchmark:
+        f"{BENCHMARKS}/sweep/{{run}}_seed{{seed}}_{{method}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: threads_of("sweep")
+    resources:
+        mem_mb=memory_of("sweep"),
+        runtime=runtime_of("sweep"),
+        gpu=GPU,
     params:
         l1=lambda wildcards: settings(wildcards).l1,
         pruning=lambda wildcards: settings(wildcards).section("pruning", "sparsities", "resolution"),
         epsilon_rules=epsilon_rules,
         accuracy_drops=accuracy_drops,
         device=CONFIG.device,
-    log:
-        f"{LOGS}/sweep/{{run}}_seed{{seed}}_{{method}}.log",
-    benchmark:
-        f"{BENCHMARKS}/sweep/{{run}}_seed{{seed}}_{{method}}.tsv"
-    threads: threads_of("sweep")
-    resources:
-        mem_mb=memory_of("sweep"),
-        runtime=runtime_of("sweep"),
-        gpu=GPU,
-    conda:
-        ENVIRONMENT
     script:
         "../scripts/sweep.py"

@@ -1,0 +1,65 @@
+"""A tiny configuration, run by Snakemake itself in a directory of its own."""
+
+import copy
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TINY = {
+    "experiments": [
+        {
+            "name": "tiny",
+            "dataset": {"name": "digits", "options": {"train_limit": 300}},
+            "network": {"name": "fc", "options": {"hidden": [16]}},
+        }
+    ],
+    "device": "cpu",
+    "training": {"epochs": 3, "batch_size": 32, "l1": 1e-3},
+    "spectrum": {"steps": 24, "probes": 1, "samples": None},
+    "pruning": {"methods": ["magnitude", "random"], "sparsities": [0.3, 0.6, 0.9], "resolution": 0.02},
+    "fine_tuning": {"epochs": 1, "sparsities": [0.6]},
+}
+
+
+class Workflow:
+    """Snakemake on one configuration in one directory."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def run(self, config: dict, *arguments: str) -> subprocess.CompletedProcess:
+        path = self.directory / "config.yaml"
+        path.write_text(yaml.safe_dump(config))
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
+        command += ["--directory", str(self.directory), "--configfile", str(path), *arguments]
+        # The caller's terminal width and profile must not matter.
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+
+    def plan(self, config: dict, *arguments: str) -> dict[str, int]:
+        """Rule -> number of jobs that a dry run would do."""
+        done = self.run(config, "--dry-run", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        text = done.stdout + done.stderr
+        stats = text.partition("Job stats:")[2].partition("total")[0]
+        return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", stats, re.MULTILINE)}
+
+
+@pytest.fixture(scope="session")
+def tiny() -> dict:
+    return copy.deepcopy(TINY)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, tiny) -> Workflow:
+    """The tiny configuration, run to its end once for all tests; they do not change its files."""
+    workflow = Workflow(tmp_path_factory.mktemp("finished"))
+    done = workflow.run(tiny)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workflow

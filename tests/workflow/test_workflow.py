@@ -1,0 +1,173 @@
+"""The workflow as a user runs it: real Snakemake, real jobs, tiny networks."""
+
+import copy
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pyarrow.parquet as pq
+import pytest
+
+from gwprune.tables import TABLES, read_table
+from tests.workflow.conftest import ROOT, Workflow
+
+pytestmark = pytest.mark.workflow
+
+TIMINGS = {"training": ["seconds"], "costs": ["seconds", "max_rss_mb", "cpu_seconds"]}
+
+
+def tables(workflow: Workflow) -> dict:
+    return {name: read_table(name, workflow.directory / f"results/tables/{name}.parquet") for name in TABLES}
+
+
+def test_all_tables_are_written_with_provenance_and_rows(finished):
+    for name, table in tables(finished).items():
+        assert table.num_rows > 0, name
+        metadata = pq.read_schema(finished.directory / f"results/tables/{name}.parquet").metadata
+        assert metadata[b"gwprune.table"].decode() == name
+        assert metadata[b"gwprune.config_hash"]
+        assert metadata[b"gwprune.torch"]
+    assert (finished.directory / "results/tables/thresholds.csv").read_text().startswith("run,seed,predictor")
+
+
+def test_predictions_lie_in_their_intervals(finished):
+    rows = tables(finished)["predictions"].to_pylist()
+    found = {(row["predictor"], row["operator"]) for row in rows}
+    assert found == {(p, o) for p in ("width", "quadratic", "trace_bound") for o in ("hessian", "ggn")}
+    for row in rows:
+        assert 0 <= row["threshold_lower"] <= row["threshold"] <= row["threshold_upper"] <= 1
+        assert row["dimension"] == 64 * 16 + 16 * 10
+
+
+def test_sweep_counts_zeros_exactly_and_holds_every_asked_point(finished):
+    rows = tables(finished)["sweep"].to_pylist()
+    one_shot = {(row["method"], row["sparsity"], row["split"]): row for row in rows if row["stage"] == "one_shot"}
+    for method in ("magnitude", "random"):
+        for sparsity, zeros in ((0.0, 0), (0.3, 356), (0.6, 711), (0.9, 1066)):  # ceil(s * 1184)
+            for split in ("train", "val", "test"):
+                assert one_shot[method, sparsity, split]["nonzeros"] == 1184 - zeros
+    tuned = [row for row in rows if row["stage"] == "fine_tuned"]
+    assert {(row["method"], row["sparsity"]) for row in tuned} == {("magnitude", 0.6)}
+
+
+def test_brackets_of_one_shot_thresholds_are_as_narrow_as_asked(finished):
+    for row in tables(finished)["empirical"].to_pylist():
+        assert row["threshold_lower"] <= row["threshold"] < row["threshold_upper"] <= 1
+        if row["stage"] == "one_shot" and row["reached"]:
+            assert row["threshold_upper"] - row["threshold_lower"] <= 0.02 + 1e-9
+
+
+def test_every_job_left_a_log_and_a_cost(finished):
+    costs = tables(finished)["costs"].to_pylist()
+    rules = {row["rule"] for row in costs}
+    assert rules == {"prepare_data", "train", "spectrum", "quadratic", "predict", "rank", "sweep", "finetune"}
+    logs = list((finished.directory / "results/logs").rglob("*.log"))
+    assert len(logs) == len(costs) + 1 + 5  # aggregate and five figures are no part of their own table
+    assert all(log.stat().st_size for log in logs)
+    assert not list((finished.directory / "results/checkpoints").glob("*"))
+
+
+def test_figures_are_pictures(finished):
+    figures = list((finished.directory / "results/figures").rglob("*.svg"))
+    assert len(figures) == 5
+    for figure in figures:
+        assert ElementTree.parse(figure).getroot().tag.endswith("svg")
+
+
+def test_the_same_configuration_gives_the_same_tables(finished, tiny, tmp_path):
+    again = Workflow(tmp_path / "again")
+    done = again.run(tiny)
+    assert done.returncode == 0, done.stdout + done.stderr
+    second = tables(again)
+    for name, table in tables(finished).items():
+        timings = TIMINGS.get(name, [])
+        assert table.drop_columns(timings).equals(second[name].drop_columns(timings)), name
+
+
+def test_a_second_run_has_nothing_to_do(finished, tiny):
+    done = finished.run(tiny, "--dry-run")
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def changed(tiny: dict, section: str, **values) -> dict:
+    config = copy.deepcopy(tiny)
+    config.setdefault(section, {}).update(values)
+    return config
+
+
+ALWAYS = {"aggregate", "all", "run_figure", "threshold_figure"}
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "expected"),
+    [
+        ("fine_tuning", {"sparsities": [0.6, 0.8]}, {"finetune": 1}),
+        ("pruning", {"sparsities": [0.3, 0.6, 0.8, 0.9]}, {"sweep": 2, "predict": 1}),
+        ("spectrum", {"steps": 25}, {"spectrum": 2, "predict": 1}),
+        ("spectrum", {"probes": 2}, {"spectrum": 2, "predict": 1}),
+        ("criteria", {"accuracy_drop": [1.0, 2.0]}, {"sweep": 2}),
+        ("resources", {"train": {"runtime": 7}}, None),
+    ],
+)
+def test_a_change_reruns_the_jobs_that_depend_on_it_and_no_other(finished, tiny, section, values, expected):
+    plan = finished.plan(changed(tiny, section, **values))
+    if expected is not None:
+        assert {rule: count for rule, count in plan.items() if rule not in ALWAYS} == expected
+    else:
+        assert not set(plan) - ALWAYS
+
+
+def test_a_new_epsilon_rule_recomputes_no_spectrum_and_no_training(finished, tiny):
+    plan = finished.plan({**tiny, "epsilon": ["batch_std", {"relative": 0.2}]})
+    assert {rule: n for rule, n in plan.items() if rule not in ALWAYS} == {"quadratic": 2, "predict": 1, "sweep": 2}
+
+
+def test_a_new_seed_and_a_new_l1_add_runs_and_rerun_none(finished, tiny):
+    assert finished.plan({**tiny, "seeds": [0, 1]})["train"] == 1
+    assert finished.plan(changed(tiny, "training", l1=[1e-3, 1e-4]))["train"] == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("training", {"epoch": 3}, r"training\.epoch: unknown key; .*did you mean 'epochs'"),
+        ("pruning", {"sparsities": [0.5, 1.0]}, r"pruning\.sparsities: sparsity 1\.0 is outside \[0, 1\)"),
+        ("pruning", {"methods": ["magnitud"]}, r"'magnitud' is no pruning method; .*did you mean 'magnitude'"),
+        ("training", {"epochs": "many"}, r"training\.epochs: .*'many'"),
+    ],
+)
+def test_bad_configuration_is_refused_before_any_job(tmp_path, tiny, section, values, message):
+    workflow = Workflow(tmp_path)
+    done = workflow.run(changed(tiny, section, **values))
+    assert done.returncode != 0
+    assert re.search(message, done.stdout + done.stderr)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_diverging_training_fails_by_name_and_leaves_nothing_that_looks_finished(tmp_path, tiny):
+    workflow = Workflow(tmp_path)
+    done = workflow.run(changed(tiny, "training", lr=1e12))
+    text = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert re.search(r"DivergedError: the training loss is not finite at epoch 1, step \d+", text)
+    assert not list(tmp_path.glob("results/runs/**/*.*"))
+    assert not (tmp_path / "results/tables").exists() or not list((tmp_path / "results/tables").iterdir())
+
+
+def test_the_report_is_one_file_with_every_figure(finished, tiny):
+    path = finished.directory / "report.html"
+    done = finished.run(tiny, "--report", str(path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = path.read_text()
+    for name in ("training_history", "spectral_density", "width_curve", "sparsity_sweep", "predicted_vs_empirical"):
+        assert name in text
+    assert not re.search(r'<(script|link|img)[^>]+(src|href)="https?://', text)
+
+
+def test_the_papers_matrix_can_be_planned(tmp_path):
+    import yaml
+
+    plan = Workflow(tmp_path).plan(yaml.safe_load((ROOT / "config/paper.yaml").read_text()))
+    assert plan["train"] == 8 * 3
+    assert plan["spectrum"] == plan["quadratic"] == 8 * 3 * 2
+    assert plan["sweep"] == 8 * 3 * 3
+    assert plan["finetune"] == 8 * 3 * 6
