@@ -38,7 +38,7 @@ def initialised(model: nn.Module, seed: int = 5) -> nn.Module:
     generator = seeded(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+            parameter.copy_(0.6 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):
                 buffer.copy_(torch.randn(buffer.shape, generator=generator))
@@ -60,7 +60,7 @@ def conv_net() -> tuple[nn.Module, list[str]]:
         nn.MaxPool2d(2),
         nn.ConvTranspose2d(3, 2, 2),
         nn.BatchNorm2d(2),
-        nn.SiLU(),
+        nn.Softplus(),
         nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
         nn.Dropout(0.5),
@@ -306,7 +306,7 @@ def test_block_product_equals_single_products(name: str, kind: str, memory_mb: i
     single = torch.stack([operator @ column for column in block.unbind(1)], dim=1)
     product = operator @ block
     assert product.shape == block.shape
-    torch.testing.assert_close(product, single, rtol=0, atol=0)
+    torch.testing.assert_close(product, single, rtol=1e-11, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", OPERATORS)

@@ -1,0 +1,336 @@
+"""Result tables: declared columns, refusals that name the file, round trips, joining of parts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gwprune import tables
+from gwprune.tables import TableError, combine, documentation, read_table, table_schema, write_table
+
+# Section 5 of the design, word for word: key columns, then value columns.
+COLUMNS = {
+    "training": (
+        "run seed epoch",
+        "train_loss train_accuracy val_loss val_accuracy lr seconds",
+    ),
+    "spectra": (
+        "run seed operator probe rule",
+        "node weight",
+    ),
+    "width_curves": (
+        "run seed operator epsilon_rule sparsity",
+        "pruned_norm width width_lower width_upper",
+    ),
+    "sweep": (
+        "run seed method stage sparsity split",
+        "nonzeros pruned_norm loss objective accuracy",
+    ),
+    "predictions": (
+        "run seed predictor operator epsilon_rule",
+        "epsilon dimension steps probes threshold threshold_lower threshold_upper",
+    ),
+    "empirical": (
+        "run seed method stage criterion epsilon_rule",
+        "threshold threshold_lower threshold_upper reached",
+    ),
+    "thresholds": (
+        "run seed predictor operator epsilon_rule method stage criterion",
+        "predicted predicted_lower predicted_upper empirical empirical_lower empirical_upper gap",
+    ),
+    "costs": (
+        "run seed rule job",
+        "seconds max_rss_mb cpu_seconds",
+    ),
+}
+STRINGS = "run operator rule epsilon_rule method stage split predictor criterion job".split()
+INTEGERS = "seed epoch probe nonzeros dimension steps probes".split()
+
+PROVENANCE = {"gwprune": "0.1", "device": "cpu"}
+
+
+def curve(run: str = "a", seed: int = 0, sparsity: float = 0.5, **changes) -> dict:
+    """A row of table `width_curves`, the one that the tests use."""
+    return {
+        "run": run,
+        "seed": seed,
+        "operator": "ggn",
+        "epsilon_rule": "batch_std",
+        "sparsity": sparsity,
+        "pruned_norm": 1.25,
+        "width": 0.75,
+        "width_lower": 0.5,
+        "width_upper": 1.0,
+        **changes,
+    }
+
+
+def write(rows: list[dict], path: Path, name: str = "width_curves") -> pa.Table:
+    return write_table(name, rows, path, PROVENANCE)
+
+
+# --- what is declared ---------------------------------------------------------------------------------------
+
+
+def test_the_tables_are_those_of_the_design():
+    assert list(tables.SCHEMAS) == list(COLUMNS)
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_columns_keys_and_types_are_those_of_the_design(name):
+    keys, value_columns = (part.split() for part in COLUMNS[name])
+    schema = table_schema(name)
+    assert schema.names == keys + value_columns
+    assert tables.key_columns(name) == keys
+    for field in schema:
+        if field.name in STRINGS:
+            assert field.type == pa.string()
+        elif field.name in INTEGERS:
+            assert field.type == pa.int64()
+        else:
+            assert field.type == (pa.bool_() if field.name == "reached" else pa.float64())
+        assert not field.nullable
+
+
+def test_an_unknown_table_is_named_with_the_known_ones():
+    with pytest.raises(KeyError, match=r"'sweeps'.*training.*sweep"):
+        table_schema("sweeps")
+
+
+def test_the_documentation_describes_every_table_and_column():
+    sections = re.split(r"^### ", documentation(), flags=re.MULTILINE)[1:]
+    assert [section.splitlines()[0] for section in sections] == [f"`tables/{name}.parquet`" for name in COLUMNS]
+    for (keys, value_columns), section in zip(COLUMNS.values(), sections, strict=True):
+        rows = [line for line in section.splitlines() if line.startswith("| `")]
+        cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in rows]
+        assert [row[0] for row in cells] == [f"`{key}` (key)" for key in keys.split()] + [
+            f"`{column}`" for column in value_columns.split()
+        ]
+        assert all(len(row) == 4 and row[3] for row in cells)
+
+
+# --- writing ------------------------------------------------------------------------------------------------
+
+
+def test_rows_come_back_sorted_by_key_whatever_their_order_was(tmp_path):
+    rows = [curve(run, seed, sparsity) for run in "ba" for seed in (10, 2) for sparsity in (0.9, 0.10, 0.5)]
+    write(rows, tmp_path / "t.parquet")
+    found = read_table("width_curves", tmp_path / "t.parquet").to_pylist()
+    assert found == sorted(rows, key=lambda row: (row["run"], row["seed"], row["sparsity"]))
+    assert [row["seed"] for row in found] == [2, 2, 2, 10, 10, 10] * 2
+
+
+def test_the_table_that_is_returned_is_the_one_in_the_file(tmp_path):
+    returned = write([curve(sparsity=0.9), curve(sparsity=0.1)], tmp_path / "t.parquet")
+    assert returned.equals(read_table("width_curves", tmp_path / "t.parquet"))
+
+
+def test_the_order_of_a_rows_keys_does_not_matter(tmp_path):
+    write([dict(reversed(curve().items()))], tmp_path / "t.parquet")
+    assert read_table("width_curves", tmp_path / "t.parquet").to_pylist() == [curve()]
+
+
+def test_a_table_can_be_empty(tmp_path):
+    write([], tmp_path / "t.parquet")
+    found = read_table("width_curves", tmp_path / "t.parquet")
+    assert found.num_rows == 0
+    assert found.schema.names == table_schema("width_curves").names
+
+
+def test_numbers_that_are_not_finite_come_back(tmp_path):
+    write([curve(width=float("inf"), width_lower=float("nan"))], tmp_path / "t.parquet")
+    (row,) = read_table("width_curves", tmp_path / "t.parquet").to_pylist()
+    assert row["width"] == float("inf")
+    assert row["width_lower"] != row["width_lower"]
+
+
+def test_provenance_stands_in_the_metadata_of_the_schema(tmp_path):
+    write([curve()], tmp_path / "t.parquet")
+    metadata = pq.read_schema(tmp_path / "t.parquet").metadata
+    expected = {b"gwprune.table": b"width_curves", b"gwprune.gwprune": b"0.1", b"gwprune.device": b"cpu"}
+    assert {key: value for key, value in metadata.items() if key.startswith(b"gwprune.")} == expected
+
+
+def refused(rows: list[dict], path: Path, name: str = "width_curves") -> str:
+    """The message of the refusal; nothing may be left on the disk."""
+    with pytest.raises(TableError) as caught:
+        write(rows, path, name)
+    assert list(path.parent.iterdir()) == []
+    assert str(caught.value).startswith(f"{path}: ")
+    assert name in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_column_is_named(tmp_path):
+    row = curve()
+    del row["width_lower"]
+    assert "width_lower" in refused([curve(), row], tmp_path / "t.parquet")
+
+
+def test_an_extra_column_is_named(tmp_path):
+    assert "colour" in refused([curve(), curve(sparsity=0.1, colour="red")], tmp_path / "t.parquet")
+
+
+def test_a_wrong_column_is_named_with_the_one_that_is_missing(tmp_path):
+    row = curve()
+    row["widths"] = row.pop("width")
+    assert re.search(r"column\(s\) width, widths$", refused([row], tmp_path / "t.parquet"))
+
+
+@pytest.mark.parametrize("column", ["run", "seed", "width"])
+def test_none_is_refused(tmp_path, column):
+    assert refused([curve(**{column: None})], tmp_path / "t.parquet").endswith(f"has no value for {column}")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("run", 3),
+        ("seed", "0"),
+        ("seed", 1.5),
+        ("seed", True),
+        ("seed", 2**63),
+        ("width", "0.5"),
+        ("width", [0.5]),
+    ],
+)
+def test_a_value_of_wrong_type_is_refused(tmp_path, column, value):
+    refused([curve(sparsity=0.1), curve(**{column: value})], tmp_path / "t.parquet")
+
+
+def test_a_doubled_key_is_refused(tmp_path):
+    rows = [curve(), curve(sparsity=0.1), curve(width=0.25)]
+    message = refused(rows, tmp_path / "t.parquet")
+    assert message.endswith("agree in all of run, seed, operator, epsilon_rule, sparsity")
+
+
+def test_a_spectrum_may_hold_a_node_twice(tmp_path):
+    row = {"run": "a", "seed": 0, "operator": "ggn", "probe": 0, "rule": "gauss", "node": 0.0, "weight": 0.5}
+    write([row, row], tmp_path / "t.parquet", "spectra")
+    assert read_table("spectra", tmp_path / "t.parquet").to_pylist() == [row, row]
+
+
+def test_a_refused_table_keeps_the_old_file(tmp_path):
+    path = tmp_path / "t.parquet"
+    write([curve()], path)
+    with pytest.raises(TableError):
+        write([curve(), curve()], path)
+    assert read_table("width_curves", path).to_pylist() == [curve()]
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def unreadable(path: Path, name: str = "width_curves") -> str:
+    with pytest.raises(TableError) as caught:
+        read_table(name, path)
+    assert str(caught.value).startswith(f"{path} ")
+    return str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    unreadable(tmp_path / "t.parquet")
+
+
+def test_a_file_of_no_bytes_is_named(tmp_path):
+    (tmp_path / "t.parquet").touch()
+    assert "zero bytes" in unreadable(tmp_path / "t.parquet")
+
+
+def test_a_file_that_was_cut_anywhere_is_named(tmp_path):
+    path = tmp_path / "t.parquet"
+    write([curve(sparsity=i / 100) for i in range(100)], path)
+    content = path.read_bytes()
+    for length in [1, 4, 8, *range(12, len(content), 97), len(content) - 4, len(content) - 1]:
+        path.write_bytes(content[:length])
+        unreadable(path)
+
+
+@pytest.mark.parametrize("content", [b"run,seed\na,0\n", b"PAR1", b"PAR1" * 10, b"\x00" * 1000])
+def test_a_foreign_file_is_named(tmp_path, content):
+    (tmp_path / "t.parquet").write_bytes(content)
+    unreadable(tmp_path / "t.parquet")
+
+
+def test_another_table_is_named_with_found_and_expected_columns(tmp_path):
+    write([curve()], tmp_path / "t.parquet")
+    message = unreadable(tmp_path / "t.parquet", "costs")
+    assert "found run, seed, operator, epsilon_rule, sparsity" in message
+    assert "expected run, seed, rule, job, seconds" in message
+
+
+@pytest.mark.parametrize("change", ["dropped", "added", "renamed", "reordered", "retyped"])
+def test_a_file_of_an_older_schema_is_named(tmp_path, change):
+    path = tmp_path / "t.parquet"
+    table = write([curve()], path)
+    table = {
+        "dropped": lambda: table.drop_columns(["width_upper"]),
+        "added": lambda: table.append_column("more", pa.array([1.0])),
+        "renamed": lambda: table.rename_columns({"width_upper": "upper"}),
+        "reordered": lambda: table.select(list(reversed(table.schema.names))),
+        "retyped": lambda: table.set_column(1, "seed", table["seed"].cast(pa.int32())),
+    }[change]()
+    pq.write_table(table, path)
+    assert "another version" in unreadable(path)
+
+
+def test_a_directory_of_the_form_key_equals_value_adds_no_column(tmp_path):
+    path = tmp_path / "l1=0.1" / "seed=7" / "t.parquet"
+    write([curve()], path)
+    assert read_table("width_curves", path).to_pylist() == [curve()]
+
+
+# --- joining ------------------------------------------------------------------------------------------------
+
+
+def parts(tmp_path: Path, *rows: list[dict], devices: tuple[str, ...] = ()) -> list[Path]:
+    paths = [tmp_path / f"part{number}.parquet" for number in range(len(rows))]
+    for number, (path, part) in enumerate(zip(paths, rows, strict=True)):
+        origin = {"device": devices[number]} if devices else {}
+        write_table("width_curves", part, path, origin)
+    return paths
+
+
+def test_parts_are_joined_and_sorted(tmp_path):
+    files = parts(tmp_path, [curve("b"), curve("b", sparsity=0.1)], [curve("a")], [])
+    joined = combine("width_curves", files, tmp_path / "all.parquet", PROVENANCE)
+    assert joined.to_pylist() == [curve("a"), curve("b", sparsity=0.1), curve("b")]
+    assert read_table("width_curves", tmp_path / "all.parquet").equals(joined)
+
+
+def test_the_order_of_parts_does_not_matter(tmp_path):
+    files = parts(tmp_path, [curve("b")], [curve("a")], [curve("c")])
+    first = combine("width_curves", files, tmp_path / "x.parquet", PROVENANCE)
+    again = combine("width_curves", files[::-1], tmp_path / "y.parquet", PROVENANCE)
+    assert first.equals(again)
+    assert (tmp_path / "x.parquet").read_bytes() == (tmp_path / "y.parquet").read_bytes()
+
+
+def test_no_parts_make_an_empty_table(tmp_path):
+    assert combine("sweep", [], tmp_path / "all.parquet", PROVENANCE).num_rows == 0
+    assert read_table("sweep", tmp_path / "all.parquet").num_rows == 0
+
+
+def test_a_key_in_two_parts_is_refused(tmp_path):
+    files = parts(tmp_path, [curve("a"), curve("b")], [curve("b", width=0.25)])
+    with pytest.raises(TableError, match=re.escape(f"{tmp_path / 'all.parquet'}: two rows of table width_curves")):
+        combine("width_curves", files, tmp_path / "all.parquet", PROVENANCE)
+    assert not (tmp_path / "all.parquet").exists()
+
+
+def test_a_damaged_part_is_named(tmp_path):
+    files = parts(tmp_path, [curve("a")], [curve("b")])
+    files[1].write_bytes(files[1].read_bytes()[:-5])
+    with pytest.raises(TableError, match=re.escape(str(files[1]))):
+        combine("width_curves", files, tmp_path / "all.parquet", PROVENANCE)
+
+
+def test_the_devices_of_the_parts_are_gathered(tmp_path):
+    files = parts(tmp_path, [curve("a")], [curve("b")], [curve("c")], devices=("cuda", "cpu", "cuda"))
+    joined = combine("width_curves", files, tmp_path / "all.parquet", {"device": "", "gwprune": "0.1"})
+    assert joined.schema.metadata[b"gwprune.device"] == b"cpu, cuda"
+    assert joined.schema.metadata[b"gwprune.gwprune"] == b"0.1"

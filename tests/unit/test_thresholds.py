@@ -1,0 +1,264 @@
+"""Loss tolerances, criteria, and measured thresholds with their brackets."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gwprune.files import write_json
+from gwprune.thresholds import (
+    Bracket,
+    Criterion,
+    criteria,
+    criteria_of,
+    empirical_threshold,
+    epsilon_value,
+    epsilons_of,
+    refine,
+)
+
+LOSS = Criterion("loss_tolerance", "batch_std", "train", "loss", 1, 1.0)
+ACCURACY = Criterion("accuracy_drop:1", "", "val", "accuracy", -1, 90.0)
+
+DENSE = {
+    "train": {"loss": 0.5, "objective": 0.75, "accuracy": 99.0},
+    "val": {"loss": 0.6, "objective": 0.85, "accuracy": 97.0},
+}
+
+
+def grid(losses: dict[float, float]) -> dict:
+    """Sparsity -> split -> values, with the given training losses."""
+    return {s: {"train": {"loss": loss}, "val": {"loss": 0.0}, "test": {"loss": math.nan}} for s, loss in losses.items()}
+
+
+# --- tolerances ---------------------------------------------------------------------------------------------
+
+
+def test_epsilon_rules():
+    assert epsilon_value("batch_std", 0.5, 0.04) == 0.04
+    assert epsilon_value("relative:0.1", 0.5, 0.04) == pytest.approx(0.05)
+    assert epsilon_value("absolute:0.25", 0.5, 0.04) == 0.25
+
+
+@pytest.mark.parametrize("rule", ["batchstd", "", "relative", "std:1"])
+def test_an_unknown_rule_is_refused(rule):
+    with pytest.raises(ValueError, match=r"allowed: batch_std, relative:x, absolute:x|could not convert"):
+        epsilon_value(rule, 0.5, 0.04)
+
+
+@pytest.mark.parametrize(
+    ("rule", "loss", "batch_std"),
+    [("batch_std", 0.5, 0.0), ("batch_std", 0.5, math.nan), ("relative:0.1", 0.0, 1.0), ("relative:0.1", math.nan, 1.0)],
+)
+def test_a_tolerance_that_is_not_positive_is_refused_by_its_rule(rule, loss, batch_std):
+    with pytest.raises(ValueError, match=rf"epsilon rule '{rule}' gives .*not positive"):
+        epsilon_value(rule, loss, batch_std)
+
+
+def test_tolerances_come_from_the_dense_summary(tmp_path):
+    write_json(tmp_path / "dense.json", {"splits": DENSE, "batch_std": 0.04})
+    found = epsilons_of(tmp_path / "dense.json", ["absolute:0.2", "batch_std", "relative:0.5"])
+    assert found == {"absolute:0.2": 0.2, "batch_std": 0.04, "relative:0.5": 0.25}
+
+
+# --- criteria -----------------------------------------------------------------------------------------------
+
+
+def test_every_rule_gives_two_criteria_and_every_drop_one(tmp_path):
+    found = criteria(DENSE, {"batch_std": 0.25, "absolute:1": 1.0}, [0.5, 2.0])
+    assert found == [
+        Criterion("loss_tolerance", "batch_std", "train", "loss", 1, 0.75),
+        Criterion("objective_tolerance", "batch_std", "train", "objective", 1, 1.0),
+        Criterion("loss_tolerance", "absolute:1", "train", "loss", 1, 1.5),
+        Criterion("objective_tolerance", "absolute:1", "train", "objective", 1, 1.75),
+        Criterion("accuracy_drop:0.5", "", "val", "accuracy", -1, 96.5),
+        Criterion("accuracy_drop:2", "", "val", "accuracy", -1, 95.0),
+    ]
+    write_json(tmp_path / "dense.json", {"splits": DENSE, "batch_std": 0.25})
+    assert criteria_of(tmp_path / "dense.json", ["batch_std", "absolute:1"], [0.5, 2.0]) == found
+
+
+def test_no_criterion_looks_at_test_data():
+    assert {found.split for found in criteria(DENSE, {"batch_std": 0.25}, [1.0])} == {"train", "val"}
+
+
+def test_a_criterion_includes_its_limit():
+    assert LOSS.met({"loss": 1.0})
+    assert not LOSS.met({"loss": math.nextafter(1.0, 2)})
+    assert LOSS.met({"loss": -5.0})
+    assert ACCURACY.met({"accuracy": 90.0})
+    assert not ACCURACY.met({"accuracy": math.nextafter(90.0, 0)})
+    assert ACCURACY.met({"accuracy": 100.0})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_never_meets_a_tolerance(value):
+    assert not LOSS.met({"loss": value})
+
+
+def test_an_accuracy_that_is_nan_never_meets():
+    assert not ACCURACY.met({"accuracy": math.nan})
+
+
+# --- measured thresholds ------------------------------------------------------------------------------------
+
+
+def test_the_threshold_lies_between_the_last_point_that_meets_and_the_first_that_misses():
+    found = empirical_threshold(grid({0.9: 3.0, 0.0: 0.5, 0.8: 1.0, 0.5: 0.6}), LOSS)
+    assert found == Bracket(0.8, 0.9, True)
+
+
+def test_a_criterion_that_is_never_missed_leaves_the_bracket_open():
+    assert empirical_threshold(grid({0.0: 0.5, 0.5: 0.6, 0.9: 1.0}), LOSS) == Bracket(0.9, 1.0, False)
+
+
+def test_a_criterion_that_is_missed_at_once_has_0_as_lower_end():
+    assert empirical_threshold(grid({0.2: 2.0, 0.5: 0.1}), LOSS) == Bracket(0.0, 0.2, True)
+    assert empirical_threshold(grid({0.0: 0.5, 0.2: 2.0}), LOSS) == Bracket(0.0, 0.2, True)
+
+
+def test_the_dense_network_counts_as_meeting_every_criterion():
+    assert empirical_threshold(grid({0.0: 5.0, 0.5: 0.1}), LOSS) == Bracket(0.5, 1.0, False)
+
+
+def test_an_empty_grid_knows_nothing():
+    assert empirical_threshold({}, LOSS) == Bracket(0.0, 1.0, False)
+
+
+def test_a_grid_that_is_not_monotone_stops_at_the_first_miss():
+    losses = {0.0: 0.5, 0.3: 0.6, 0.4: 1.5, 0.5: 0.7, 0.6: 0.8, 0.7: 9.0}
+    assert empirical_threshold(grid(losses), LOSS) == Bracket(0.3, 0.4, True)
+
+
+def test_a_point_whose_loss_is_nan_misses():
+    assert empirical_threshold(grid({0.3: 0.6, 0.4: math.nan, 0.5: 0.7}), LOSS) == Bracket(0.3, 0.4, True)
+
+
+def test_a_criterion_looks_at_its_own_split_and_quantity():
+    point = {"train": {"loss": 9.0, "accuracy": 0.0}, "val": {"loss": 9.0, "accuracy": 95.0}}
+    assert empirical_threshold({0.5: point}, ACCURACY) == Bracket(0.5, 1.0, False)
+    assert empirical_threshold({0.5: point}, LOSS) == Bracket(0.0, 0.5, True)
+
+
+@given(
+    st.dictionaries(st.integers(0, 999_999).map(lambda n: n / 1e6), st.floats(0, 2), min_size=1, max_size=12),
+)
+def test_a_bracket_is_what_a_plain_search_finds(losses):
+    found = empirical_threshold(grid(losses), LOSS)
+    positive = sorted(s for s in losses if s > 0)
+    missed = [s for s in positive if losses[s] > 1.0]
+    met = [s for s in positive if not missed or s < missed[0]]
+    assert found == Bracket(met[-1] if met else 0.0, missed[0] if missed else 1.0, bool(missed))
+    assert found.lower < found.upper
+
+
+# --- refinement ---------------------------------------------------------------------------------------------
+
+
+class Measure:
+    """A network whose training loss passes the tolerance at ``limit``; counts what it is asked."""
+
+    def __init__(self, limit: float):
+        self.limit, self.asked = limit, []
+
+    def __call__(self, sparsity: float) -> dict:
+        assert sparsity not in self.asked, f"{sparsity} was measured twice"
+        self.asked.append(sparsity)
+        return grid({sparsity: 0.5 if sparsity <= self.limit else 2.0})[sparsity]
+
+    def grid(self, sparsities) -> dict:
+        found = {sparsity: self(sparsity) for sparsity in sparsities}
+        self.given, self.asked = list(self.asked), list(self.asked)
+        return found
+
+    @property
+    def further(self) -> list[float]:
+        return self.asked[len(self.given) :]
+
+
+@given(
+    limit=st.floats(0.0005, 0.95),
+    points=st.lists(st.integers(1, 980), min_size=1, max_size=8, unique=True),
+    resolution=st.sampled_from([0.1, 0.01, 0.001, 0.0001]),
+)
+def test_refinement_narrows_the_bracket_to_the_resolution_with_few_measurements(limit, points, resolution):
+    measure = Measure(limit)
+    found = measure.grid(sorted({0.0, *(point / 1000 for point in points)}))
+    most = max(found)
+    before = empirical_threshold(found, LOSS)
+    refine(found, LOSS, measure, resolution, most)
+    after = empirical_threshold(found, LOSS)
+    assert after.reached == before.reached
+    assert after.lower <= limit or not after.reached
+    assert set(measure.further) == set(found) - set(measure.given)
+    if not before.reached:
+        assert measure.further == []
+        return
+    assert after.lower <= limit < after.upper
+    assert before.lower <= after.lower < after.upper <= before.upper
+    assert after.upper - after.lower <= resolution * (1 + 1e-6)
+    needed = math.log2(max((before.upper - before.lower) / resolution, 1))
+    assert len(measure.further) <= math.ceil(needed) + 1
+    assert all(round(sparsity, 6) == sparsity for sparsity in measure.further)
+
+
+def test_refinement_takes_as_many_measurements_as_bisection():
+    measure = Measure(0.8328)
+    found = measure.grid([0.0, 0.5, 0.9])
+    refine(found, LOSS, measure, 0.001, 0.9)
+    assert len(measure.further) == 9  # 0.4 / 2^9 < 0.001
+    assert measure.further[:3] == [0.7, 0.8, 0.85]
+
+
+def test_refinement_of_a_narrow_bracket_measures_nothing():
+    measure = Measure(0.5)
+    found = measure.grid([0.0, 0.5, 0.501])
+    refine(found, LOSS, measure, 0.001, 0.501)
+    assert measure.further == []
+
+
+def test_refinement_of_a_second_criterion_uses_what_the_first_one_measured():
+    measure = Measure(0.8328)
+    found = measure.grid([0.0, 0.5, 0.9])
+    refine(found, LOSS, measure, 0.001, 0.9)
+    count = len(measure.asked)
+    refine(found, Criterion("objective_tolerance", "batch_std", "train", "loss", 1, 1.5), measure, 0.001, 0.9)
+    assert len(measure.asked) == count
+
+
+def test_refinement_asks_for_the_largest_sparsity_when_the_grid_ends_below_it():
+    measure = Measure(0.99)
+    found = measure.grid([0.0, 0.5])
+    refine(found, LOSS, measure, 0.001, 0.9)
+    assert measure.further == [0.9]
+    assert empirical_threshold(found, LOSS) == Bracket(0.9, 1.0, False)
+
+
+def test_refinement_goes_on_below_the_largest_sparsity():
+    measure = Measure(0.7)
+    found = measure.grid([0.0, 0.5])
+    refine(found, LOSS, measure, 0.01, 0.9)
+    bracket = empirical_threshold(found, LOSS)
+    assert measure.further[0] == 0.9
+    assert bracket.reached
+    assert bracket.lower <= 0.7 < bracket.upper <= bracket.lower + 0.01 + 1e-9
+
+
+def test_refinement_measures_nothing_above_the_largest_sparsity():
+    measure = Measure(0.95)
+    found = measure.grid([0.0, 0.5, 0.9])
+    refine(found, LOSS, measure, 0.001, 0.9)
+    assert measure.further == []
+    assert not empirical_threshold(found, LOSS).reached
+
+
+def test_a_resolution_below_six_decimals_ends():
+    measure = Measure(0.3000004)
+    found = measure.grid([0.0, 0.300001])
+    refine(found, LOSS, measure, 1e-9, 0.300001)
+    bracket = empirical_threshold(found, LOSS)
+    assert (bracket.lower, bracket.upper) == (0.3, 0.300001)
+    assert len(measure.further) <= 20
