@@ -7,8 +7,9 @@ _EXPORTS = {
     "curvature_operator": "curvature",
     "predict_threshold": "predict",
     "Prediction": "predict",
-    "squared_width": "predict",
     "PrunableSet": "parameters",
+    "squared_width": "width",
+    "statistical_dimension": "cones",
 }
 
 __all__ = ["__version__", *_EXPORTS]

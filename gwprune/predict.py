@@ -14,9 +14,9 @@ from .curvature import OPERATORS, CurvatureOperator, count_samples, curvature_op
 from .evaluation import eval_mode
 from .pruning import rank, removed_count
 from .quadratic import quadratic_threshold
-from .width import Estimate, Spectrum, probe_spectra, squared_width
+from .width import Estimate, Spectrum, probe_spectra
 
-__all__ = ["PREDICTORS", "Prediction", "predict_threshold", "squared_width"]
+__all__ = ["PREDICTORS", "Prediction", "predict_threshold"]
 
 PREDICTORS = ("width", "quadratic", "trace_bound")
 _DEVIATION_BATCH = 128

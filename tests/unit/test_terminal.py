@@ -1,0 +1,245 @@
+"""The terminal's table of thresholds, the command line, and the report's shortcuts."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from gwprune import report
+from gwprune.__main__ import main
+from gwprune.tables import write_table
+from gwprune.terminal import print_thresholds, threshold_view
+
+
+def row(stage="one_shot", criterion="loss_tolerance", empirical=(0.8328, 0.8328, 0.8338), **changes) -> dict:
+    """A row of table `thresholds`."""
+    predicted = changes.pop("predicted", (0.8581, 0.8304, 0.9191))
+    return {
+        "run": "digits_fc_l1-3e-4",
+        "seed": 0,
+        "predictor": "width",
+        "operator": "hessian",
+        "epsilon_rule": "batch_std",
+        "method": "magnitude",
+        "stage": stage,
+        "criterion": criterion,
+        **dict(zip(("predicted", "predicted_lower", "predicted_upper"), predicted, strict=True)),
+        **dict(zip(("empirical", "empirical_lower", "empirical_upper"), empirical, strict=True)),
+        "gap": predicted[0] - empirical[0],
+        **changes,
+    }
+
+
+def shown(rows: list[dict], **options) -> str:
+    console = Console(width=180, file=io.StringIO(), color_system=None)
+    console.print(threshold_view(rows, **options))
+    return console.file.getvalue()
+
+
+def lines(rows: list[dict], **options) -> list[list[str]]:
+    """The cells of the body."""
+    found = [line for line in shown(rows, **options).splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in found]
+
+
+# --- the view -----------------------------------------------------------------------------------------------
+
+
+def test_predicted_and_measured_numbers_stand_side_by_side():
+    rows = [
+        row(),
+        row(criterion="objective_tolerance", empirical=(0.8904, 0.8904, 0.8914)),
+        row("fine_tuned", empirical=(0.95, 0.95, 0.98)),
+        row(criterion="accuracy_drop:1", empirical=(0.123456, 0.123456, 0.2)),
+    ]
+    assert lines(rows) == [
+        [
+            "digits_fc_l1-3e-4",
+            "0",
+            "width",
+            "hessian",
+            "batch_std",
+            "0.8581 [0.8304, 0.9191]",
+            "0.8328",
+            "0.8904",
+            "0.9500",
+            "+0.0253",
+        ]
+    ]
+
+
+def test_a_threshold_missed_at_once_is_shown_as_an_upper_bound():
+    (cells,) = lines([row(empirical=(0.0, 0.0, 0.1))])
+    assert cells[6] == "< 0.1000"
+
+
+def test_a_threshold_that_was_never_missed_is_shown_as_a_lower_bound():
+    (cells,) = lines([row(empirical=(0.98, 0.98, 1.0)), row("fine_tuned", empirical=(0.95, 0.95, 1.0))])
+    assert cells[6] == ">= 0.9800"
+    assert cells[8] == ">= 0.9500"
+
+
+def test_what_was_not_measured_is_a_dash():
+    (cells,) = lines([row("fine_tuned", empirical=(0.95, 0.95, 0.98))])
+    assert cells[6:] == ["-", "-", "0.9500", "-"]
+
+
+def test_a_prediction_that_is_too_low_has_a_negative_gap():
+    (cells,) = lines([row(predicted=(0.75, 0.7, 0.8), empirical=(0.8, 0.8, 0.81))])
+    assert cells[-1] == "-0.0500"
+
+
+def test_each_run_seed_predictor_operator_and_rule_has_a_line_in_a_fixed_order():
+    rows = [
+        row(run=run, seed=seed, predictor=predictor, operator=operator, epsilon_rule=rule)
+        for run in ("b", "a")
+        for seed in (10, 2)
+        for predictor in ("trace_bound", "quadratic", "width")
+        for operator in ("ggn", "hessian")
+        for rule in ("relative:0.1", "batch_std")
+    ]
+    found = [tuple(cells[:5]) for cells in lines(rows)]
+    assert found == [
+        (run, seed, predictor, operator, rule)
+        for run in "ab"
+        for seed in ("2", "10")
+        for predictor in ("width", "quadratic", "trace_bound")
+        for operator in ("hessian", "ggn")
+        for rule in ("batch_std", "relative:0.1")
+    ]
+
+
+def test_measurements_of_other_methods_are_left_out():
+    rows = [row(), row(method="random", empirical=(0.3, 0.3, 0.4))]
+    assert [cells[6] for cells in lines(rows)] == ["0.8328"]
+    assert [cells[6] for cells in lines(rows, method="random")] == ["0.3000"]
+    assert "method random" in shown(rows, method="random")
+
+
+# --- the command ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def results(tmp_path) -> Path:
+    rows = [row(), row(predictor="quadratic", predicted=(0.81, 0.8, 0.82)), row("fine_tuned", empirical=(0.0, 0.0, 0.5))]
+    write_table("thresholds", rows, tmp_path / "tables/thresholds.parquet", {})
+    return tmp_path
+
+
+def test_print_thresholds_shows_the_table_and_names_the_files(results, capsys):
+    print_thresholds(results)
+    output = capsys.readouterr().out
+    for text in ("0.8581 [0.8304, 0.9191]", "0.8100 [0.8000, 0.8200]", "0.8328", "< 0.5000", "+0.0253", "-0.0228"):
+        assert text in output
+    assert f"{results}/tables/thresholds.csv" in output.replace("\n", "")
+    assert "report.html" not in output
+    (results / "report.html").touch()
+    print_thresholds(results)
+    assert f"report: {results}/report.html" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_a_narrow_terminal_or_a_pipe_breaks_no_line_of_the_table(results, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    print_thresholds(results)
+    assert re.search(r"digits_fc_l1-3e-4.*0\.8581 \[0\.8304, 0\.9191\].*\+0\.0253", capsys.readouterr().out)
+
+
+def test_print_thresholds_without_results_raises(tmp_path):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path}/nothing/tables/thresholds.parquet")):
+        print_thresholds(tmp_path / "nothing")
+
+
+def test_the_command_succeeds_on_results(results, capsys):
+    assert main(["thresholds", str(results)]) == 0
+    assert "0.8581" in capsys.readouterr().out
+
+
+def test_the_command_fails_with_one_line_on_missing_or_damaged_results(results, capsys):
+    assert main(["thresholds", str(results / "nothing")]) == 1
+    (results / "tables/thresholds.parquet").write_bytes(b"")
+    assert main(["thresholds", str(results)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    missing, damaged = captured.err.splitlines()
+    assert missing.startswith("gwprune: FileNotFoundError: ")
+    assert damaged.startswith("gwprune: TableError: ")
+    assert str(results / "tables/thresholds.parquet") in damaged
+
+
+def module(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "gwprune", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
+
+
+def test_python_m_gwprune_returns_the_exit_status(results):
+    good = module("thresholds", str(results))
+    assert good.returncode == 0
+    assert "0.8581 [0.8304, 0.9191]" in good.stdout
+    bad = module("thresholds", str(results / "nothing"))
+    assert bad.returncode == 1
+    assert bad.stdout == ""
+    assert str(results / "nothing") in bad.stderr
+    assert "Traceback" not in bad.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["threshold"], ["thresholds"]])
+def test_a_wrong_command_line_shows_the_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: gwprune" in capsys.readouterr().err
+
+
+# --- the report -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config_file(tmp_path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"experiments: [{{dataset: digits, network: fc}}]\nresults: {tmp_path}/out\n")
+    return path
+
+
+@pytest.fixture
+def commands(monkeypatch) -> list[list[str]]:
+    """What would be run; fails with a few lines on standard error."""
+    seen: list[list[str]] = []
+
+    def run(command, **_):
+        seen.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "\n".join(f"line {i}" for i in range(40)))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return seen
+
+
+def test_a_report_of_nothing_is_refused(config_file, commands, capsys):
+    assert main(["report", "--config", str(config_file)]) == 1
+    assert "out/tables holds nothing to report" in capsys.readouterr().err
+    assert commands == []
+
+
+def test_a_report_newer_than_its_sources_is_left_and_an_older_one_is_built(config_file, commands):
+    table = config_file.parent / "out/tables/sweep.parquet"
+    page = config_file.parent / "out/report.html"
+    table.parent.mkdir(parents=True)
+    table.touch()
+    page.touch()
+    os.utime(table, (1000, 1000))
+    os.utime(page, (2000, 2000))
+    assert report.build_report(config_file) == page
+    assert commands == []
+    os.utime(table, (3000, 3000))
+    with pytest.raises(RuntimeError, match="line 39") as caught:
+        report.build_report(config_file, "2")
+    assert "line 10\n" not in str(caught.value)
+    (command,) = commands
+    assert command[command.index("--configfile") + 1] == str(config_file)
+    assert command[command.index("--report") + 1] == str(page)
