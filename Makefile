@@ -3,9 +3,11 @@ VENV ?= .venv
 CORES ?= all
 PYTHON ?= python3
 CONFIG ?= config/config.yaml
+# What else Snakemake is told, e.g. FLAGS="--profile slurm".
+FLAGS ?= --quiet rules
 
 python := $(VENV)/bin/python
-snakemake := $(VENV)/bin/snakemake --cores $(CORES) --configfile $(CONFIG)
+snakemake := $(VENV)/bin/snakemake --cores $(CORES) --configfile $(CONFIG) $(FLAGS)
 stamp := $(VENV)/.gwprune-complete
 
 .PHONY: help demo run report test lint docs clean-results

@@ -81,7 +81,8 @@ def print_thresholds(results: Path) -> None:
     console = Console()
     if not console.is_terminal or console.width < 130:
         console = Console(width=150)
-    console.print(threshold_view(rows))
+    methods = {row["method"] for row in rows}
+    console.print(threshold_view(rows, "magnitude" if "magnitude" in methods else min(methods, default="magnitude")))
     console.print("gap = predicted - one-shot data-loss threshold; columns and units: results/README.md")
     console.print(f"tables: {results}/tables/*.parquet, {results}/tables/thresholds.csv")
     if (results / "report.html").exists():

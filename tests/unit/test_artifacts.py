@@ -243,7 +243,11 @@ def test_a_ranking_file_that_holds_no_permutation_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     "known",
-    [probe(), ProbeSpectrum(Jacobi(np.zeros(1), np.zeros(1)), 7, 0), ProbeSpectrum(Jacobi(np.ones(3), np.ones(3)), 9, 9)],
+    [
+        probe(),
+        ProbeSpectrum(Jacobi(np.zeros(1), np.zeros(1)), 7, 0),
+        ProbeSpectrum(Jacobi(np.ones(3), np.ones(3)), 9, 9),
+    ],
     ids=["semidefinite", "nothing active", "all active"],
 )
 def test_a_probe_comes_back_bit_for_bit(tmp_path, known):

@@ -403,7 +403,12 @@ def test_an_experiments_section_is_laid_over_the_top_level_one_key_by_key():
         {
             "experiments": [
                 {"dataset": "digits", "network": "fc", "training": {"lr": 0.5, "l1": [1e-3]}},
-                {"dataset": "digits", "network": "cnn", "pruning": {"methods": ["random"]}, "fine_tuning": {"methods": []}},
+                {
+                    "dataset": "digits",
+                    "network": "cnn",
+                    "pruning": {"methods": ["random"]},
+                    "fine_tuning": {"methods": []},
+                },
             ],
             "training": {"lr": 0.25, "epochs": 7, "l1": [1e-5, 1e-6]},
             "pruning": {"methods": ["magnitude"], "sparsities": [0.25]},

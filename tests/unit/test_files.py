@@ -47,9 +47,14 @@ def test_a_reader_sees_the_old_content_until_the_block_is_done(tmp_path):
 def test_a_failing_block_keeps_the_old_content_and_leaves_no_part_file(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(error), atomic_path(path) as temporary:
-        temporary.write_text("half of the new content")
-        raise error
+
+    def fail():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half of the new content")
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

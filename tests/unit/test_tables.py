@@ -47,8 +47,8 @@ COLUMNS = {
         "seconds max_rss_mb cpu_seconds",
     ),
 }
-STRINGS = "run operator rule epsilon_rule method stage split predictor criterion job".split()
-INTEGERS = "seed epoch probe nonzeros dimension steps probes".split()
+STRINGS = ["run", "operator", "rule", "epsilon_rule", "method", "stage", "split", "predictor", "criterion", "job"]
+INTEGERS = ["seed", "epoch", "probe", "nonzeros", "dimension", "steps", "probes"]
 
 PROVENANCE = {"gwprune": "0.1", "device": "cpu"}
 

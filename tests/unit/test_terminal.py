@@ -128,7 +128,11 @@ def test_measurements_of_other_methods_are_left_out():
 
 @pytest.fixture
 def results(tmp_path) -> Path:
-    rows = [row(), row(predictor="quadratic", predicted=(0.81, 0.8, 0.82)), row("fine_tuned", empirical=(0.0, 0.0, 0.5))]
+    rows = [
+        row(),
+        row(predictor="quadratic", predicted=(0.81, 0.8, 0.82)),
+        row("fine_tuned", empirical=(0.0, 0.0, 0.5)),
+    ]
     write_table("thresholds", rows, tmp_path / "tables/thresholds.parquet", {})
     return tmp_path
 

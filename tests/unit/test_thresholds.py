@@ -31,7 +31,9 @@ DENSE = {
 
 def grid(losses: dict[float, float]) -> dict:
     """Sparsity -> split -> values, with the given training losses."""
-    return {s: {"train": {"loss": loss}, "val": {"loss": 0.0}, "test": {"loss": math.nan}} for s, loss in losses.items()}
+    return {
+        s: {"train": {"loss": loss}, "val": {"loss": 0.0}, "test": {"loss": math.nan}} for s, loss in losses.items()
+    }
 
 
 # --- tolerances ---------------------------------------------------------------------------------------------
@@ -51,7 +53,12 @@ def test_an_unknown_rule_is_refused(rule):
 
 @pytest.mark.parametrize(
     ("rule", "loss", "batch_std"),
-    [("batch_std", 0.5, 0.0), ("batch_std", 0.5, math.nan), ("relative:0.1", 0.0, 1.0), ("relative:0.1", math.nan, 1.0)],
+    [
+        ("batch_std", 0.5, 0.0),
+        ("batch_std", 0.5, math.nan),
+        ("relative:0.1", 0.0, 1.0),
+        ("relative:0.1", math.nan, 1.0),
+    ],
 )
 def test_a_tolerance_that_is_not_positive_is_refused_by_its_rule(rule, loss, batch_std):
     with pytest.raises(ValueError, match=rf"epsilon rule '{rule}' gives .*not positive"):

@@ -28,9 +28,7 @@ TRAIN, VAL = split(26, 0), split(9, 1)
 def network(seed: int = 0) -> nn.Sequential:
     """Dropout draws random numbers and batch normalisation keeps state: both must survive an interruption."""
     torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3)
-    )
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
 
 
 def plain(seed: int = 0) -> nn.Sequential:
@@ -187,9 +185,7 @@ def test_a_mask_is_held_exactly_with_momentum_weight_decay_and_l1(make, nesterov
     start = PrunableSet(model).flatten()
     after = []
     recipe = replace(RECIPE, nesterov=nesterov, weight_decay=0.05, l1=0.02)
-    train(
-        model, TRAIN, VAL, recipe, 0, mask=mask, progress=lambda _: after.append(PrunableSet(model).flatten()[~mask])
-    )
+    train(model, TRAIN, VAL, recipe, 0, mask=mask, progress=lambda _: after.append(PrunableSet(model).flatten()[~mask]))
     assert len(after) == 4
     assert all(bool((weights == 0).all()) for weights in after)
     found = PrunableSet(model).flatten()
@@ -408,9 +404,9 @@ def test_divergence_is_noticed_long_before_the_end_of_a_long_epoch():
     model, steps = plain(), []
     long = split(450, 5)
     model.register_forward_pre_hook(lambda *_: steps.append(1))
+    with torch.no_grad():
+        model[1].weight[0, 0] = math.nan
     with pytest.raises(DivergedError, match="epoch 1, step 1;"):
-        with torch.no_grad():
-            model[1].weight[0, 0] = math.nan
         train(model, long, VAL, Recipe(epochs=1, batch_size=1), 0)
     assert len(steps) <= 100
 

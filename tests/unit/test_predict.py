@@ -1,0 +1,406 @@
+"""One call from a network to its threshold: against the dense curvature, and what the call leaves behind."""
+
+from __future__ import annotations
+
+import copy
+import doctest
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import gwprune
+from gwprune import predict
+from gwprune.predict import PREDICTORS, Prediction, predict_threshold
+
+from .helpers_spectra import digits, width_function
+
+EPSILON = 0.05
+DIMENSION = 1184
+
+
+@pytest.fixture(scope="module")
+def predictions() -> dict[tuple[str, str], Prediction]:
+    """Every predictor with every operator on the digits network."""
+    net = digits()
+    return {
+        (predictor, operator): predict_threshold(
+            net.model,
+            F.cross_entropy,
+            net.data,
+            operator=operator,
+            predictor=predictor,
+            epsilon=EPSILON,
+            steps=200,
+            probes=2,
+        )
+        for predictor in PREDICTORS
+        for operator in ("hessian", "ggn")
+    }
+
+
+def small_net(dtype: torch.dtype = torch.float64) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        return nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.3), nn.Linear(12, 3)).to(
+            dtype
+        )
+
+
+def small_data(samples: int = 300, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(samples, 6, generator=generator, dtype=torch.float64).to(dtype)
+    return inputs, torch.randint(3, (samples,), generator=generator)
+
+
+small_predict = partial(predict_threshold, loss_fn=F.cross_entropy, epsilon=EPSILON, steps=24)
+
+
+# --- against the dense curvature --------------------------------------------------------------------------------
+
+
+def dense_threshold(curve: np.ndarray) -> float:
+    return np.flatnonzero(curve >= np.arange(DIMENSION + 1) / DIMENSION).max() / DIMENSION
+
+
+def scale(norms: np.ndarray) -> np.ndarray:
+    return 2 * EPSILON / np.maximum(norms, 1e-12) ** 2
+
+
+@pytest.mark.parametrize("operator", ["hessian", "ggn"])
+def test_width_threshold_is_close_to_that_of_the_eigenvalues(predictions, operator: str):
+    net, found = digits(), predictions["width", operator]
+    exact = dense_threshold(net.curvature[operator].trace(width_function(scale(net.norms))) / DIMENSION)
+    assert 0.5 < exact < 0.95
+    assert found.lower <= exact <= found.upper
+    assert found.threshold == pytest.approx(exact, abs=3 * found.standard_error)
+    assert found.standard_error < 0.01
+    assert found.upper - found.lower < 0.05
+
+
+@pytest.mark.parametrize("operator", ["hessian", "ggn"])
+def test_trace_bound_is_close_to_that_of_the_eigenvalues_and_below_the_width(predictions, operator: str):
+    net, found = digits(), predictions["trace_bound", operator]
+    mean = np.abs(net.curvature[operator].eigenvalues).mean()
+    c = scale(net.norms)
+    exact = dense_threshold(c / (c + mean))
+    assert found.lower <= exact <= found.upper
+    assert found.threshold == pytest.approx(exact, abs=0.03)
+    assert found.threshold < predictions["width", operator].threshold
+
+
+@pytest.mark.parametrize("operator", ["hessian", "ggn"])
+def test_quadratic_threshold_is_where_the_dense_model_reaches_epsilon(predictions, operator: str):
+    net, found = digits(), predictions["quadratic", operator]
+    weights = net.weights
+    order = np.argsort(np.abs(weights), kind="stable")
+    removed = weights[order]
+    loss = F.cross_entropy(net.model(net.inputs), net.targets)
+    parameters = [net.model[0].weight, net.model[2].weight]
+    gradient = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, parameters)]).numpy()[order]
+    curved = net.curvature[operator].matrix[np.ix_(order, order)] * np.outer(removed, removed)
+    rise = np.cumsum(np.cumsum(curved, 0), 1).diagonal() / 2 - np.cumsum(gradient * removed)
+    rise = np.append(0.0, rise)
+    low, high = round(found.lower * DIMENSION), round(found.upper * DIMENSION)
+    assert high == low + 1
+    assert rise[low] < EPSILON <= rise[high]
+    assert found.threshold == pytest.approx((low + high) / 2 / DIMENSION)
+    if (rise[high:] >= EPSILON).all():
+        assert low == np.flatnonzero(rise < EPSILON).max()
+
+
+def test_quadratic_model_is_exact_for_a_quadratic_loss():
+    model = nn.Linear(30, 1, bias=False).double()
+    generator = torch.Generator().manual_seed(6)
+    inputs = torch.randn(400, 30, generator=generator, dtype=torch.float64)
+    targets = inputs @ torch.linspace(0.01, 1, 30, dtype=torch.float64)[:, None]
+    with torch.no_grad():
+        model.weight.copy_(torch.linspace(0.01, 1, 30) ** 2)
+    dense = float(F.mse_loss(model(inputs), targets))
+    found = predict_threshold(model, F.mse_loss, (inputs, targets), predictor="quadratic", epsilon=1.0)
+
+    def rise(sparsity: float) -> float:
+        pruned = copy.deepcopy(model)
+        with torch.no_grad():
+            pruned.weight[0, : round(sparsity * 30)] = 0  # ascending: the first are the smallest
+        return float(F.mse_loss(pruned(inputs), targets)) - dense
+
+    assert 0 < found.lower < found.upper < 1
+    assert rise(found.lower) < 1.0 <= rise(found.upper)
+
+
+# --- the result -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operator", ["hessian", "ggn"])
+@pytest.mark.parametrize("predictor", PREDICTORS)
+def test_result_is_ordered_and_says_what_it_is(predictions, predictor: str, operator: str):
+    found = predictions[predictor, operator]
+    assert 0 <= found.lower <= found.threshold <= found.upper <= 1
+    assert (found.predictor, found.operator) == (predictor, operator)
+    assert found.epsilon == EPSILON
+    assert found.dimension == DIMENSION
+    assert found.standard_error >= 0
+    if predictor == "quadratic":
+        assert found.probes == 0
+        assert 5 < found.steps < 40
+    else:
+        assert found.probes == 2
+        assert found.steps <= 200
+
+
+@pytest.mark.parametrize("predictor", ["width", "trace_bound"])
+@pytest.mark.parametrize("operator", ["hessian", "ggn"])
+def test_standard_error_is_that_of_the_threshold(operator: str, predictor: str):
+    net = digits()
+    found = [
+        predict_threshold(
+            net.model,
+            lambda output, target, unit=unit: unit * F.cross_entropy(output, target),
+            net.data,
+            operator=operator,
+            predictor=predictor,
+            epsilon=EPSILON * unit,
+            steps=16,
+        )
+        for unit in (1.0, 100.0)
+    ]
+    assert found[0].threshold == pytest.approx(found[1].threshold, abs=1 / DIMENSION)
+    # A sparsity has no unit: the loss in other units changes neither the threshold nor its error.
+    assert found[0].standard_error == pytest.approx(found[1].standard_error, rel=1e-3)
+
+
+def test_pruned_norm_is_that_of_the_smallest_weights(predictions):
+    net, found = digits(), predictions["width", "hessian"]
+    sparsity = np.array([[0.0, 0.25], [0.5, 1.0]])
+    norms = found.pruned_norm(sparsity)
+    assert norms.shape == (2, 2)
+    np.testing.assert_allclose(norms, net.norms[(sparsity * DIMENSION).astype(int)], rtol=1e-12)
+    assert float(found.pruned_norm(0.5)) == norms[1, 0]
+
+
+@pytest.mark.parametrize("operator", ["hessian", "ggn"])
+def test_width_is_that_of_the_eigenvalues_and_crosses_at_the_threshold(predictions, operator: str):
+    net, found = digits(), predictions["width", operator]
+    sparsity = np.linspace(0.5, 1, 11)
+    width = found.width(sparsity)
+    c = scale(found.pruned_norm(sparsity))
+    expected = net.curvature[operator].trace(width_function(c)) / DIMENSION
+    assert (np.abs(width.value - expected) <= 4 * width.standard_error + 0.02).all()
+    assert ((width.lower <= width.value) & (width.value <= width.upper)).all()
+    assert float(found.width(found.threshold).value) >= found.threshold
+    following = found.threshold + 1 / DIMENSION
+    assert float(found.width(following).value) < following
+
+
+def test_width_outside_zero_to_one_is_refused(predictions):
+    for sparsity in (-0.1, 1.1, [0.5, 2.0]):
+        with pytest.raises(ValueError, match=r"sparsity must be in \[0, 1\]"):
+            predictions["width", "hessian"].width(sparsity)
+
+
+def test_curve_has_the_columns_of_the_table(predictions):
+    found = predictions["width", "hessian"]
+    curve = found.curve(33)
+    assert list(curve) == ["sparsity", "pruned_norm", "width", "width_lower", "width_upper"]
+    assert {values.shape for values in curve.values()} == {(33,)}
+    assert curve["sparsity"][0] == 0
+    assert curve["sparsity"][-1] == pytest.approx(0.9999)
+    remaining = np.log(1 - curve["sparsity"])
+    np.testing.assert_allclose(np.diff(remaining), np.diff(remaining)[0], rtol=1e-6)
+    assert (np.diff(curve["pruned_norm"]) >= 0).all()
+    assert (np.diff(curve["width"]) <= 1e-12).all()
+    assert curve["width"][0] == pytest.approx(1.0)
+    assert (curve["width_lower"] <= curve["width"] + 1e-12).all()
+    assert (curve["width"] <= curve["width_upper"] + 1e-12).all()
+    np.testing.assert_array_equal(curve["width"], found.width(curve["sparsity"]).value)
+    assert len(found.curve()["sparsity"]) == 81
+
+
+def test_trace_bound_carries_a_width_and_quadratic_does_not(predictions):
+    assert 0 < float(predictions["trace_bound", "ggn"].width(0.8).value) < 1
+    with pytest.raises(ValueError, match="'quadratic' computes no width"):
+        predictions["quadratic", "ggn"].width(0.8)
+    with pytest.raises(ValueError, match="'quadratic' computes no width"):
+        predictions["quadratic", "ggn"].curve()
+    assert float(predictions["quadratic", "ggn"].pruned_norm(1.0)) == pytest.approx(digits().norms[-1])
+
+
+def test_a_larger_tolerance_allows_more_pruning():
+    net = digits()
+    for predictor in PREDICTORS:
+        thresholds = [
+            predict_threshold(
+                net.model, F.cross_entropy, net.data, predictor=predictor, epsilon=epsilon, steps=16
+            ).threshold
+            for epsilon in (0.005, 0.05, 0.5)
+        ]
+        assert thresholds[0] < thresholds[1] < thresholds[2]
+
+
+def test_more_steps_give_an_interval_inside():
+    net = digits()
+    few, more = (
+        predict_threshold(net.model, F.cross_entropy, net.data, epsilon=EPSILON, steps=steps) for steps in (16, 96)
+    )
+    assert (few.steps, more.steps) == (16, 96)
+    assert more.upper - more.lower < 0.7 * (few.upper - few.lower)
+    assert few.lower - 0.01 <= more.lower <= more.upper <= few.upper + 0.01
+
+
+def test_the_same_seed_gives_the_same_prediction_and_another_seed_another():
+    net = digits()
+    make = partial(predict_threshold, net.model, F.cross_entropy, net.data, epsilon=EPSILON, steps=8)
+    first = make(seed=3)
+    torch.manual_seed(17)
+    again, other = make(seed=3), make(seed=4)
+    assert (first.threshold, first.lower, first.upper) == (again.threshold, again.lower, again.upper)
+    np.testing.assert_array_equal(first.width(0.9).value, again.width(0.9).value)
+    assert float(first.width(0.9).value) != float(other.width(0.9).value)
+
+
+def test_a_constant_loss_never_limits():
+    model, data = small_net(), small_data()
+    for predictor in PREDICTORS:
+        found = small_predict(
+            model, data=data, loss_fn=lambda output, target: 0.0 * output.square().mean(), predictor=predictor
+        )
+        assert (found.lower, found.threshold, found.upper) == (1.0, 1.0, 1.0)
+
+
+# --- epsilon ----------------------------------------------------------------------------------------------------
+
+
+def test_batch_std_is_the_deviation_over_full_batches_of_128():
+    model, (inputs, targets) = small_net(), small_data(450)
+    model.eval()
+    losses = [
+        float(F.cross_entropy(model(inputs[start : start + 128]), targets[start : start + 128]))
+        for start in (0, 128, 256)
+    ]
+    found = predict_threshold(model, F.cross_entropy, (inputs, targets), steps=8)
+    assert found.epsilon == pytest.approx(np.std(losses, ddof=1), rel=1e-9)
+    explicit = predict_threshold(model, F.cross_entropy, (inputs, targets), steps=8, epsilon=found.epsilon)
+    assert explicit.threshold == found.threshold
+
+
+def test_batch_std_needs_two_batches():
+    with pytest.raises(ValueError, match="needs at least 256 samples, got 255; give a number"):
+        predict_threshold(small_net(), F.cross_entropy, small_data(255))
+    assert predict_threshold(small_net(), F.cross_entropy, small_data(256), steps=4).epsilon > 0
+
+
+@pytest.mark.parametrize("epsilon", [0, 0.0, -1.0, float("nan"), float("inf"), "relative", "0.1", ""])
+@pytest.mark.parametrize("predictor", PREDICTORS)
+def test_other_tolerances_are_refused(epsilon, predictor: str):
+    with pytest.raises(ValueError, match="epsilon must be 'batch_std' or a positive number"):
+        small_predict(small_net(), data=small_data(), epsilon=epsilon, predictor=predictor)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"operator": "fisher"}, "operator must be one of hessian, ggn, got 'fisher'"),
+        ({"predictor": "magic"}, "predictor must be one of width, quadratic, trace_bound.*, got 'magic'"),
+        ({"steps": 0}, "steps and probes must be at least 1, got 0 and 1"),
+        ({"probes": 0}, "steps and probes must be at least 1, got 24 and 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_runs(arguments: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        small_predict(small_net(), data=small_data(), **arguments)
+
+
+def test_a_network_without_prunable_weights_is_refused():
+    with pytest.raises(ValueError, match="no prunable weights"):
+        small_predict(nn.BatchNorm1d(6).double(), data=small_data())
+
+
+def test_a_random_network_is_refused_and_its_mode_comes_back():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(6, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return F.dropout(self.layer(inputs), 0.5, training=True)
+
+    model = Noisy().double().train()
+    with pytest.raises(gwprune.curvature.NotDeterministicError, match="make its forward pass deterministic"):
+        small_predict(model, data=small_data())
+    assert model.training
+    assert model.layer.training
+
+
+# --- what the call leaves behind --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operator", ["hessian", "ggn"])
+@pytest.mark.parametrize("predictor", PREDICTORS)
+def test_network_is_left_as_it_was(predictor: str, operator: str):
+    model = small_net().train()
+    model[3].eval()
+    model[0].weight.requires_grad_(False)
+    model[4].bias.requires_grad_(False)
+    model[4].weight.grad = torch.ones_like(model[4].weight)
+    modes = [module.training for module in model.modules()]
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    state = copy.deepcopy(model.state_dict())
+    random = torch.get_rng_state()
+    small_predict(model, data=small_data(), predictor=predictor, operator=operator, epsilon="batch_std")
+    assert [module.training for module in model.modules()] == modes
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(model[4].weight.grad, torch.ones_like(model[4].weight))
+    assert model[1].weight.grad is None
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_mode_of_the_network_does_not_matter():
+    data, model = small_data(), small_net()
+    found = [small_predict(model.train(mode), data=data) for mode in (True, False)]
+    assert (found[0].threshold, found[0].lower) == (found[1].threshold, found[1].lower)
+
+
+# --- data and precision -----------------------------------------------------------------------------------------
+
+
+def test_data_may_be_a_dataset_or_a_loader_and_batches_do_not_matter():
+    model, data = small_net(), small_data()
+    expected = small_predict(model, data=data)
+    for other, batch_size in (
+        (TensorDataset(*data), None),
+        (DataLoader(TensorDataset(*data), batch_size=70), None),
+        (data, 64),
+    ):
+        found = small_predict(model, data=other, batch_size=batch_size)
+        assert found.threshold == expected.threshold
+        assert found.lower == pytest.approx(expected.lower, abs=1 / found.dimension)
+
+
+def test_single_precision_agrees_with_double():
+    double, single = (
+        small_predict(small_net(dtype), data=small_data(dtype=dtype)) for dtype in (torch.float64, torch.float32)
+    )
+    assert single.dimension == double.dimension == 108
+    assert single.threshold == pytest.approx(double.threshold, abs=2 / 108)
+    assert float(single.width(0.9).value) == pytest.approx(float(double.width(0.9).value), abs=1e-3)
+
+
+# --- documentation ----------------------------------------------------------------------------------------------
+
+
+def test_exported_and_its_example_runs():
+    assert gwprune.predict_threshold is predict_threshold
+    assert gwprune.Prediction is Prediction
+    result = doctest.testmod(predict)
+    assert result.attempted >= 5
+    assert result.failed == 0

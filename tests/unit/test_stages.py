@@ -1,0 +1,727 @@
+"""The stages in a row, as the workflow runs them, on a few digits and a small network; then what each refuses."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from gwprune import config, datasets
+from gwprune.artifacts import ArtifactError, load_network, load_probe, load_ranking, save_network, save_ranking
+from gwprune.config.runs import parse_sparsity, sparsity_token
+from gwprune.datasets import DeviceSplit
+from gwprune.evaluation import batch_losses, evaluate, l1_norm
+from gwprune.files import read_json
+from gwprune.jobs import Job, job
+from gwprune.parameters import PrunableSet
+from gwprune.pruning import rank
+from gwprune.stages import dense as dense_stage
+from gwprune.stages import prediction, pruned, results
+from gwprune.tables import SCHEMAS, TableError, read_table
+from gwprune.thresholds import criteria_of
+from gwprune.training import train
+
+CONFIG = config.load(
+    {
+        "experiments": [
+            {
+                "name": "small",
+                "dataset": {"name": "digits", "options": {"train_limit": 200}},
+                "network": {"name": "fc", "options": {"hidden": [12]}},
+            }
+        ],
+        "seeds": [0],
+        "training": {"epochs": 2, "batch_size": 16, "lr": 0.2, "l1": 1e-3},
+        "spectrum": {"steps": 6, "probes": 2, "samples": 100},
+        "epsilon": ["batch_std", "relative: 0.1"],
+        "pruning": {"methods": ["magnitude", "random"], "sparsities": [0.07, 0.5, 0.9], "resolution": 0.02},
+        "fine_tuning": {"epochs": 1, "lr": 0.05, "batch_size": 16, "sparsities": [0.5, 0.9]},
+        "criteria": {"accuracy_drop": [1.0, 5.0]},
+    }
+)
+(RUN,) = config.expand(CONFIG).values()
+SETTINGS = RUN.experiment
+DIMENSION = 64 * 12 + 12 * 10
+SPLITS = ("train", "val", "test")
+KEY = {"run": RUN.name, "seed": 0}
+JOB = Job(RUN.name, 0, "cpu", {"epochs": 2})
+
+
+class Files:
+    """Names of the files of one run below a directory."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.data = str(root / "data.pt")
+        self.network = str(root / "network.pt")
+        self.history = str(root / "training.parquet")
+        self.dense = str(root / "dense.json")
+        self.checkpoint = str(root / "checkpoint.pt")
+        self.spectra = str(root / "spectra.parquet")
+        self.curves = str(root / "width_curves.parquet")
+        self.predictions = str(root / "predictions.parquet")
+        self.csv = str(root / "thresholds.csv")
+
+    def probe(self, operator: str, number: int) -> str:
+        return str(self.root / f"{operator}_{number}.npz")
+
+    def ranking(self, method: str) -> str:
+        return str(self.root / f"ranking_{method}.pt")
+
+    def quadratic(self, operator: str) -> str:
+        return str(self.root / f"quadratic_{operator}.parquet")
+
+    def sweep(self, method: str) -> str:
+        return str(self.root / f"sweep_{method}.parquet")
+
+    def finetuned(self, token: str) -> str:
+        return str(self.root / f"finetuned_{token}.parquet")
+
+    def table(self, name: str) -> str:
+        return str(self.root / "tables" / f"{name}.parquet")
+
+
+def train_dense(files: Files, this: Job = JOB, **recipe) -> None:
+    dense_stage.train_dense(
+        this,
+        files.data,
+        network=files.network,
+        history=files.history,
+        dense=files.dense,
+        description=SETTINGS.network.model_dump(),
+        recipe={**RUN.recipe(), **recipe},
+        checkpoint=files.checkpoint,
+    )
+
+
+def spectrum(files: Files, operator: str, probe: int, path: str) -> None:
+    keys = ("steps", "samples", "batch_size", "memory_mb", "reorthogonalize")
+    settings = RUN.section("spectrum", *keys)
+    prediction.spectrum(JOB, files.data, files.network, path, operator=operator, probe=probe, settings=settings)
+
+
+def predict(files: Files, out: Files, probes: dict[str, list[str]]) -> None:
+    prediction.predict(
+        JOB,
+        files.network,
+        files.dense,
+        probes,
+        spectra=out.spectra,
+        curves=out.curves,
+        predictions=out.predictions,
+        epsilon_rules=SETTINGS.epsilon,
+        sparsities=SETTINGS.pruning.sparsities,
+    )
+
+
+def sweep(files: Files, method: str, path: str, **changes) -> None:
+    given = {
+        "data": files.data,
+        "network": files.network,
+        "ranking": files.ranking(method),
+        "dense": files.dense,
+        "l1": RUN.l1,
+        **RUN.section("pruning", "sparsities", "resolution"),
+        "epsilon_rules": SETTINGS.epsilon,
+        "accuracy_drops": SETTINGS.criteria.accuracy_drop,
+        **changes,
+    }
+    pruned.sweep(JOB, path=path, method=method, **given)
+
+
+def finetune(files: Files, sparsity: float, path: str, recipe: dict | None = None, **changes) -> None:
+    given = {"data": files.data, "network": files.network, "ranking": files.ranking("magnitude"), **changes}
+    pruned.finetune(
+        JOB,
+        path=path,
+        method="magnitude",
+        sparsity=sparsity,
+        recipe={**RUN.fine_tuning(), **(recipe or {})},
+        checkpoint=files.checkpoint,
+        **given,
+    )
+
+
+def all_probes(files: Files) -> dict[str, list[str]]:
+    numbers = range(SETTINGS.spectrum.probes)
+    return {operator: [files.probe(operator, n) for n in numbers] for operator in SETTINGS.spectrum.operators}
+
+
+def part_files(files: Files) -> dict[str, list[str]]:
+    return {
+        "training": [files.history],
+        "spectra": [files.spectra],
+        "width_curves": [files.curves],
+        "predictions": [files.predictions, *map(files.quadratic, SETTINGS.spectrum.operators)],
+        "sweep": [
+            *map(files.sweep, SETTINGS.pruning.methods),
+            *(files.finetuned(sparsity_token(s)) for s in SETTINGS.fine_tuning.sparsities),
+        ],
+    }
+
+
+def criteria_item() -> dict:
+    return {**KEY, "epsilon_rules": SETTINGS.epsilon, "accuracy_drops": SETTINGS.criteria.accuracy_drop}
+
+
+def aggregate(files: Files, out: Files, parts: dict[str, list[str]], benchmarks=()) -> None:
+    results.aggregate(
+        JOB,
+        parts,
+        {name: out.table(name) for name in SCHEMAS},
+        dense=[files.dense],
+        criteria=[criteria_item()],
+        benchmarks=benchmarks,
+        csv_file=out.csv,
+    )
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Iterator[Files]:
+    """The whole chain, run once. Tests read these files and write elsewhere."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    files = Files(tmp_path_factory.mktemp("chain"))
+    dense_stage.prepare_data(files.data, dataset=SETTINGS.dataset.model_dump(), data_dir=str(files.root))
+    train_dense(files)
+    for operator, paths in all_probes(files).items():
+        for number, path in enumerate(paths):
+            spectrum(files, operator, number, path)
+        prediction.quadratic(
+            JOB,
+            files.data,
+            files.network,
+            files.dense,
+            files.quadratic(operator),
+            operator=operator,
+            epsilon_rules=SETTINGS.epsilon,
+            settings=RUN.section("spectrum", "samples", "batch_size", "memory_mb"),
+        )
+    predict(files, files, all_probes(files))
+    for method in SETTINGS.pruning.methods:
+        pruned.rank_weights(JOB, files.network, files.ranking(method), method=method)
+        sweep(files, method, files.sweep(method))
+    for sparsity in SETTINGS.fine_tuning.sparsities:
+        token = sparsity_token(sparsity)
+        finetune(files, parse_sparsity(token), files.finetuned(token))
+    (files.root / "train.tsv").write_text("s\th:m:s\tmax_rss\tcpu_time\n1.5\t0:00:01\t250.25\t1.25\n")
+    (files.root / "predict.tsv").write_text("s\th:m:s\tmax_rss\tcpu_time\n0.0101\t0:00:00\t-\tNA\n")
+    benchmarks = [
+        {**KEY, "rule": "train", "job": "", "file": str(files.root / "train.tsv")},
+        {**KEY, "rule": "predict", "job": "", "file": str(files.root / "predict.tsv")},
+        {"run": "", "seed": -1, "rule": "prepare_data", "job": "digits", "file": str(files.root / "gone.tsv")},
+    ]
+    aggregate(files, files, part_files(files), benchmarks)
+    yield files
+    torch.set_num_threads(threads)
+
+
+def rows(files: Files, name: str, **values) -> list[dict]:
+    """Rows of a table whose columns have the given values."""
+    found = read_table(name, files.table(name)).to_pylist()
+    return [row for row in found if all(row[key] == value for key, value in values.items())]
+
+
+def loaded(files: Files) -> SimpleNamespace:
+    model = load_network(files.network)
+    images = datasets.load(files.data)
+    return SimpleNamespace(
+        model=model,
+        prunable=PrunableSet(model),
+        images=images,
+        splits={name: DeviceSplit.from_data(images, name) for name in SPLITS},
+    )
+
+
+# --- data and training --------------------------------------------------------------------------------------
+
+
+def test_the_data_file_holds_as_many_images_as_asked(files):
+    images = datasets.load(files.data)
+    assert {split: len(labels) for split, labels in images.labels.items()} == {"train": 180, "val": 20, "test": 359}
+
+
+def test_the_training_table_has_a_row_for_each_epoch(files):
+    found = rows(files, "training")
+    assert [(row["run"], row["seed"], row["epoch"]) for row in found] == [(RUN.name, 0, 1), (RUN.name, 0, 2)]
+    assert found[0]["lr"] == 0.2
+    assert found[1]["train_loss"] < found[0]["train_loss"]
+    known = loaded(files)
+    validation = evaluate(known.model, known.splits["val"])
+    assert (found[1]["val_loss"], found[1]["val_accuracy"]) == (validation.loss, validation.accuracy)
+
+
+def test_the_dense_summary_describes_the_network_that_was_written(files):
+    summary, known = read_json(files.dense), loaded(files)
+    assert summary["dimension"] == known.prunable.dimension == DIMENSION
+    assert (summary["l1"], summary["batch_size"], summary["batches"]) == (1e-3, 16, 11)
+    assert set(summary["splits"]) == {"train", "val"}
+    for name, found in summary["splits"].items():
+        expected = evaluate(known.model, known.splits[name])
+        assert (found["loss"], found["accuracy"]) == (expected.loss, expected.accuracy)
+        assert found["objective"] == pytest.approx(expected.loss + 1e-3 * l1_norm(known.prunable), rel=1e-12)
+    losses = batch_losses(known.model, known.splits["train"], 16).numpy()
+    assert summary["batch_std"] == pytest.approx(np.std(losses, ddof=1), rel=1e-9)
+
+
+def test_a_finished_training_removes_its_checkpoint(files):
+    assert not Path(files.checkpoint).exists()
+    assert not list(files.root.glob("**/*.part"))
+
+
+@pytest.fixture
+def copy(files, tmp_path) -> Files:
+    """Names in an empty directory, with the data of the chain."""
+    other = Files(tmp_path)
+    other.data = files.data
+    return other
+
+
+def weights(path: str) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in load_network(path).state_dict().items()}
+
+
+def test_training_again_gives_the_same_network_bit_for_bit_and_another_seed_does_not(files, copy):
+    train_dense(copy)
+    assert weights(copy.network) == weights(files.network)
+    assert read_json(copy.dense) == read_json(files.dense)
+    train_dense(copy, Job(RUN.name, 1))
+    assert weights(copy.network) != weights(files.network)
+
+
+def test_a_training_job_that_was_killed_goes_on_where_it_was(files, copy, monkeypatch):
+    epochs = []
+
+    def killed(*args, progress, **options):
+        def stop(record):
+            progress(record)
+            raise KeyboardInterrupt
+
+        return train(*args, progress=stop, **options)
+
+    def counted(*args, progress, **options):
+        def count(record):
+            epochs.append(record.epoch)
+            progress(record)
+
+        return train(*args, progress=count, **options)
+
+    monkeypatch.setattr(dense_stage, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_dense(copy)
+    assert Path(copy.checkpoint).exists()
+    assert not Path(copy.network).exists()
+    monkeypatch.setattr(dense_stage, "train", counted)
+    train_dense(copy)
+    assert epochs == [2]
+    assert weights(copy.network) == weights(files.network)
+    assert read_table("training", copy.history).num_rows == 2
+    assert not Path(copy.checkpoint).exists()
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"lr": 1e30, "momentum": 0.0, "schedule": "constant"},
+        # One step in all: its loss is finite, the network that it leaves is not.
+        {"lr": 1e38, "momentum": 0.0, "schedule": "constant", "epochs": 1, "batch_size": 180},
+    ],
+    ids=["in the middle", "in the last step"],
+)
+def test_a_training_that_diverges_leaves_no_network_and_ends_the_job_with_epoch_and_step(copy, tmp_path, recipe):
+    log = tmp_path / "train.log"
+    with pytest.raises(SystemExit) as caught, job(log, run=RUN.name, seed=0) as this:
+        train_dense(copy, this, **recipe)
+    assert isinstance(caught.value.code, str)
+    first, second = caught.value.code.splitlines()
+    assert first.startswith("gwprune: DivergedError: ")
+    assert "epoch 1, step " in first
+    assert second == f"(log: {log})"
+    assert "Traceback" in log.read_text()
+    for path in (copy.network, copy.history, copy.dense):
+        assert not Path(path).exists()
+
+
+# --- spectrum and prediction ----------------------------------------------------------------------------------
+
+
+def test_each_probe_file_holds_a_lanczos_run_of_the_network(files):
+    for operator, paths in all_probes(files).items():
+        first, second = map(load_probe, paths)
+        assert first.dimension == second.dimension == DIMENSION
+        assert first.active == second.active < DIMENSION  # pixels that are always black
+        assert first.jacobi.steps == second.jacobi.steps == 6
+        assert first.semidefinite == (operator == "ggn")
+        assert not np.array_equal(first.jacobi.alpha, second.jacobi.alpha)
+
+
+def test_a_spectrum_is_repeatable_bit_for_bit(files, tmp_path):
+    spectrum(files, "hessian", 1, str(tmp_path / "p.npz"))
+    again, before = load_probe(tmp_path / "p.npz"), load_probe(files.probe("hessian", 1))
+    np.testing.assert_array_equal(again.jacobi.alpha, before.jacobi.alpha)
+    np.testing.assert_array_equal(again.jacobi.beta, before.jacobi.beta)
+
+
+def test_the_weights_of_every_quadrature_rule_sum_to_1(files):
+    sums: dict[tuple, float] = {}
+    for row in rows(files, "spectra"):
+        key = (row["operator"], row["probe"], row["rule"])
+        sums[key] = sums.get(key, 0.0) + row["weight"]
+    rules = ("gauss", "radau", "squared_gauss", "squared_radau")
+    assert set(sums) == set(itertools.product(("hessian", "ggn"), (0, 1), rules))
+    for total in sums.values():
+        assert total == pytest.approx(1, abs=1e-9)
+
+
+def test_width_curves_fall_from_1_inside_their_interval(files):
+    for operator, rule in itertools.product(("hessian", "ggn"), SETTINGS.epsilon):
+        curve = rows(files, "width_curves", operator=operator, epsilon_rule=rule)
+        assert {0.0, 0.9999, *SETTINGS.pruning.sparsities} <= {row["sparsity"] for row in curve}
+        assert curve[0]["sparsity"] == 0
+        assert curve[0]["width"] == curve[0]["width_upper"] == pytest.approx(1)
+        for row in curve:
+            assert row["width_lower"] - 1e-12 <= row["width"] <= row["width_upper"] + 1e-12
+        for below, above in itertools.pairwise(curve):
+            assert above["pruned_norm"] >= below["pruned_norm"]
+            assert above["width"] <= below["width"] + 1e-12
+
+
+def test_every_predictor_predicts_for_every_operator_and_rule_inside_its_interval(files):
+    found = rows(files, "predictions")
+    keys = {(row["predictor"], row["operator"], row["epsilon_rule"]) for row in found}
+    assert set(itertools.product(("width", "quadratic", "trace_bound"), ("hessian", "ggn"), SETTINGS.epsilon)) <= keys
+    summary = read_json(files.dense)
+    epsilons = {"batch_std": summary["batch_std"], "relative:0.1": 0.1 * summary["splits"]["train"]["loss"]}
+    for row in found:
+        assert 0 <= row["threshold_lower"] <= row["threshold"] <= row["threshold_upper"] <= 1
+        assert row["epsilon"] == pytest.approx(epsilons[row["epsilon_rule"]], rel=1e-12)
+        assert row["dimension"] == DIMENSION
+        assert row["steps"] > 0
+        if row["predictor"] in ("width", "trace_bound"):
+            assert (row["steps"], row["probes"]) == (6, 2)
+
+
+def test_the_width_threshold_lies_where_the_width_curve_crosses_the_diagonal(files):
+    for row in rows(files, "predictions", predictor="width"):
+        curve = rows(files, "width_curves", operator=row["operator"], epsilon_rule=row["epsilon_rule"])
+        above = [point["sparsity"] for point in curve if point["width"] >= point["sparsity"]]
+        below = [point["sparsity"] for point in curve if point["width"] < point["sparsity"]]
+        assert max(above) - 1 / DIMENSION <= row["threshold"] <= min(below) + 1 / DIMENSION
+
+
+def test_curve_sparsities_hold_the_asked_ones_once_in_order():
+    found = prediction.curve_sparsities([0.07, 0.5, 0.9])
+    assert found == sorted(set(found))
+    assert {0.0, 0.07, 0.5, 0.9, 0.99, 0.9999} <= set(found)
+    assert all(0 <= sparsity < 1 and round(sparsity, 6) == sparsity for sparsity in found)
+
+
+def test_the_spectrum_of_a_network_in_training_mode_is_refused(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction, "load_network", lambda *args: load_network(*args).train())
+    with pytest.raises(ValueError, match="training mode"):
+        spectrum(files, "hessian", 0, str(tmp_path / "p.npz"))
+    assert not (tmp_path / "p.npz").exists()
+
+
+def other_network(path: str) -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    save_network(path, model, {"name": "fc", "options": {"hidden": []}, "input_shape": [1, 8, 8], "classes": 10})
+
+
+def test_the_probe_of_another_network_is_named(files, copy):
+    other_network(copy.network)
+    spectrum(copy, "ggn", 0, copy.probe("ggn", 0))
+    with pytest.raises(ValueError, match=f"{copy.probe('ggn', 0)}.* 640, .* {DIMENSION} weights"):
+        predict(files, copy, {"hessian": all_probes(files)["hessian"], "ggn": [copy.probe("ggn", 0)]})
+    assert not Path(copy.predictions).exists()
+
+
+# --- pruning --------------------------------------------------------------------------------------------------
+
+
+def test_the_ranking_files_hold_the_rankings_of_the_network(files):
+    prunable = loaded(files).prunable
+    for method in SETTINGS.pruning.methods:
+        stored = load_ranking(files.ranking(method), DIMENSION)
+        assert torch.equal(stored.ranks, rank(method, prunable, 0).ranks)
+
+
+def test_every_evaluated_network_has_the_exact_number_of_nonzero_weights_on_all_splits(files):
+    found = rows(files, "sweep")
+    points: dict[tuple, dict] = {}
+    for row in found:
+        assert row["nonzeros"] == DIMENSION - math.ceil(Fraction(repr(row["sparsity"])) * DIMENSION)
+        points.setdefault((row["method"], row["stage"], row["sparsity"]), {})[row["split"]] = row
+    for values in points.values():
+        assert set(values) == set(SPLITS)
+        assert len({(row["nonzeros"], row["pruned_norm"]) for row in values.values()}) == 1
+    assert {0.0, *SETTINGS.pruning.sparsities} <= {s for method, stage, s in points if stage == "one_shot"}
+
+
+def test_the_sweep_measures_what_a_network_with_these_weights_zero_measures(files):
+    known = loaded(files)
+    dense = known.prunable.flatten()
+    for method, sparsity in itertools.product(SETTINGS.pruning.methods, (0.07, 0.9)):
+        mask = load_ranking(files.ranking(method), DIMENSION).mask(sparsity)
+        known.prunable.assign(dense * mask)
+        for row in rows(files, "sweep", method=method, stage="one_shot", sparsity=sparsity):
+            expected = evaluate(known.model, known.splits[row["split"]])
+            assert (row["loss"], row["accuracy"]) == (expected.loss, expected.accuracy)
+            assert row["objective"] == pytest.approx(expected.loss + 1e-3 * l1_norm(known.prunable), rel=1e-12)
+            assert row["pruned_norm"] == pytest.approx(float((dense - dense * mask).double().norm()), rel=1e-6)
+
+
+def test_the_sweep_starts_from_the_dense_network(files):
+    summary = read_json(files.dense)["splits"]
+    for row in rows(files, "sweep", stage="one_shot", sparsity=0.0):
+        assert row["pruned_norm"] == 0
+        if row["split"] != "test":
+            assert {key: row[key] for key in ("loss", "objective", "accuracy")} == summary[row["split"]]
+
+
+def test_the_sweep_narrows_every_bracket_to_the_resolution(files):
+    found = rows(files, "empirical", stage="one_shot")
+    assert any(row["reached"] for row in found)
+    for row in found:
+        if row["reached"]:
+            assert row["threshold_upper"] - row["threshold_lower"] <= 0.02 + 1e-9
+
+
+def test_a_sweep_is_repeatable_bit_for_bit(files, tmp_path):
+    sweep(files, "magnitude", str(tmp_path / "s.parquet"))
+    assert (tmp_path / "s.parquet").read_bytes() == Path(files.sweep("magnitude")).read_bytes()
+
+
+def test_fine_tuning_is_measured_at_every_asked_sparsity_and_improves_the_network(files):
+    found = rows(files, "sweep", stage="fine_tuned")
+    assert {(row["method"], row["sparsity"]) for row in found} == {("magnitude", 0.5), ("magnitude", 0.9)}
+    (before,) = rows(files, "sweep", stage="one_shot", method="magnitude", sparsity=0.9, split="train")
+    (after,) = rows(files, "sweep", stage="fine_tuned", sparsity=0.9, split="train")
+    assert after["loss"] < before["loss"]
+    assert after["pruned_norm"] == before["pruned_norm"]
+    assert not Path(files.checkpoint).exists()
+
+
+def test_fine_tuning_is_repeatable_and_holds_its_mask(files, tmp_path, monkeypatch):
+    trained = []
+
+    def watched(model, *args, mask, **options):
+        records = train(model, *args, mask=mask, **options)
+        trained.append((PrunableSet(model).flatten(), mask))
+        return records
+
+    monkeypatch.setattr(pruned, "train", watched)
+    finetune(files, 0.9, str(tmp_path / "f.parquet"))
+    ((found, mask),) = trained
+    assert not found[~mask].any()
+    assert int((~mask).sum()) == math.ceil(Fraction("0.9") * DIMENSION)
+    assert torch.equal(mask, load_ranking(files.ranking("magnitude"), DIMENSION).mask(0.9))
+    again = read_table("sweep", tmp_path / "f.parquet")
+    assert again.equals(read_table("sweep", files.finetuned("900000")))
+
+
+def test_a_fine_tuning_that_diverges_writes_no_table(files, tmp_path):
+    recipe = {"lr": 1e30, "momentum": 0.0, "schedule": "constant"}
+    with pytest.raises(SystemExit, match="DivergedError.*epoch 1, step"), job(tmp_path / "a.log"):
+        finetune(files, 0.5, str(tmp_path / "f.parquet"), recipe)
+    assert not (tmp_path / "f.parquet").exists()
+
+
+def test_the_ranking_of_another_network_is_named(files, tmp_path):
+    path = str(tmp_path / "ranking.pt")
+    prunable = PrunableSet(torch.nn.Linear(64, 10))
+    save_ranking(path, rank("magnitude", prunable, 0), "magnitude")
+    with pytest.raises(ArtifactError, match=f"{path} ranks 640 weights"):
+        sweep(files, "magnitude", str(tmp_path / "s.parquet"), ranking=path)
+    with pytest.raises(ArtifactError, match=f"{path} ranks 640 weights"):
+        finetune(files, 0.5, str(tmp_path / "s.parquet"), ranking=path)
+    assert not (tmp_path / "s.parquet").exists()
+
+
+# --- tables ---------------------------------------------------------------------------------------------------
+
+
+def test_every_table_is_written_for_this_run_with_its_provenance(files):
+    for name in SCHEMAS:
+        table = read_table(name, files.table(name))
+        assert table.num_rows > 0, name
+        assert set(table["run"].to_pylist()) == {RUN.name}
+        metadata = pq.read_schema(files.table(name)).metadata
+        assert metadata[b"gwprune.table"] == name.encode()
+        assert metadata[b"gwprune.config_hash"] == JOB.provenance()["config_hash"].encode()
+        assert metadata[b"gwprune.device"] == b"cpu"
+
+
+def plain_thresholds(found: list[dict], quantity: str, split: str, meets) -> tuple[float, float, bool]:
+    """The definition of the empirical threshold, in its own words."""
+    points = sorted((row["sparsity"], row[quantity]) for row in found if row["split"] == split and row["sparsity"] > 0)
+    lower = 0.0
+    for sparsity, value in points:
+        if not meets(value):
+            return lower, sparsity, True
+        lower = sparsity
+    return lower, 1.0, False
+
+
+def test_measured_thresholds_follow_from_the_sweep_and_the_dense_network(files):
+    summary = read_json(files.dense)
+    train_values, val_values = summary["splits"]["train"], summary["splits"]["val"]
+    epsilons = {"batch_std": summary["batch_std"], "relative:0.1": 0.1 * train_values["loss"]}
+    expected = {}
+    for method, stage in (("magnitude", "one_shot"), ("random", "one_shot"), ("magnitude", "fine_tuned")):
+        found = rows(files, "sweep", method=method, stage=stage)
+        for rule, epsilon in epsilons.items():
+            for name, quantity in (("loss_tolerance", "loss"), ("objective_tolerance", "objective")):
+                limit = train_values[quantity] + epsilon
+                expected[method, stage, name, rule] = plain_thresholds(
+                    found, quantity, "train", lambda value, limit=limit: value <= limit
+                )
+        for drop in (1.0, 5.0):
+            limit = val_values["accuracy"] - drop
+            expected[method, stage, f"accuracy_drop:{drop:g}", ""] = plain_thresholds(
+                found, "accuracy", "val", lambda value, limit=limit: value >= limit
+            )
+    measured = {}
+    for row in rows(files, "empirical"):
+        assert row["threshold_lower"] <= row["threshold"] <= row["threshold_upper"]
+        assert row["threshold"] == row["threshold_lower"]
+        key = (row["method"], row["stage"], row["criterion"], row["epsilon_rule"])
+        measured[key] = (row["threshold_lower"], row["threshold_upper"], row["reached"])
+    assert measured == expected
+
+
+def test_the_thresholds_table_sets_every_prediction_beside_every_measurement_of_its_tolerance(files):
+    predictions, empirical = rows(files, "predictions"), rows(files, "empirical")
+    expected = {}
+    for guess, fact in itertools.product(predictions, empirical):
+        if fact["epsilon_rule"] in ("", guess["epsilon_rule"]):
+            key = (guess["predictor"], guess["operator"], guess["epsilon_rule"])
+            key += (fact["method"], fact["stage"], fact["criterion"])
+            expected[key] = [
+                source[f"threshold{part}"] for source in (guess, fact) for part in ("", "_lower", "_upper")
+            ]
+    found = {}
+    for row in rows(files, "thresholds"):
+        assert row["gap"] == row["predicted"] - row["empirical"]
+        key = tuple(row[name] for name in ("predictor", "operator", "epsilon_rule", "method", "stage", "criterion"))
+        found[key] = [row[f"{name}{part}"] for name in ("predicted", "empirical") for part in ("", "_lower", "_upper")]
+    assert found == expected
+    assert {key[4] for key in found} == {"one_shot", "fine_tuned"}
+
+
+def test_the_csv_file_says_what_the_thresholds_table_says(files):
+    with open(files.csv, newline="") as stream:
+        written = list(csv.DictReader(stream))
+    table = rows(files, "thresholds")
+    assert len(written) == len(table)
+    for text, row in zip(written, table, strict=True):
+        assert list(text) == list(row)
+        assert text == {key: str(value) for key, value in row.items()}
+
+
+def test_costs_come_from_the_benchmarks_that_are_there(files):
+    found = [
+        {key: row[key] for key in ("rule", "seconds", "max_rss_mb", "cpu_seconds")} for row in rows(files, "costs")
+    ]
+    assert found == [
+        {"rule": "predict", "seconds": 0.0101, "max_rss_mb": 0.0, "cpu_seconds": 0.0},
+        {"rule": "train", "seconds": 1.5, "max_rss_mb": 250.25, "cpu_seconds": 1.25},
+    ]
+
+
+def test_aggregation_does_not_depend_on_the_order_of_the_parts(files, tmp_path):
+    out = Files(tmp_path)
+    aggregate(files, out, {name: paths[::-1] for name, paths in part_files(files).items()})
+    for name in SCHEMAS:
+        if name != "costs":
+            assert read_table(name, out.table(name)).equals(read_table(name, files.table(name))), name
+
+
+def test_a_part_given_twice_is_refused(files, tmp_path):
+    parts = part_files(files)
+    parts["sweep"].append(parts["sweep"][0])
+    with pytest.raises(TableError, match="two rows of table sweep"):
+        aggregate(files, Files(tmp_path), parts)
+
+
+# --- test data chooses nothing ----------------------------------------------------------------------------------
+
+
+def with_other_test_rows(table: pa.Table) -> pa.Table:
+    changed = [
+        {**row, "loss": 99.0, "objective": math.nan, "accuracy": 0.0} if row["split"] == "test" else row
+        for row in table.to_pylist()
+    ]
+    return pa.Table.from_pylist(changed, schema=table.schema)
+
+
+def test_measured_thresholds_do_not_depend_on_test_rows(files):
+    table = read_table("sweep", files.table("sweep"))
+    wanted = {(RUN.name, 0): criteria_of(files.dense, SETTINGS.epsilon, SETTINGS.criteria.accuracy_drop)}
+    expected = results.empirical_rows(table, wanted)
+    assert len(expected) == 3 * (2 * 2 + 2)
+    assert results.empirical_rows(with_other_test_rows(table), wanted) == expected
+    only = table.filter(pc.not_equal(table["split"], "test"))
+    assert results.empirical_rows(only, wanted) == expected
+
+
+def test_measured_thresholds_do_depend_on_training_and_validation_rows(files):
+    table = read_table("sweep", files.table("sweep"))
+    wanted = {(RUN.name, 0): criteria_of(files.dense, SETTINGS.epsilon, SETTINGS.criteria.accuracy_drop)}
+    changed = [{**row, "loss": 99.0, "objective": 99.0, "accuracy": 0.0} for row in table.to_pylist()]
+    found = results.empirical_rows(pa.Table.from_pylist(changed, schema=table.schema), wanted)
+    assert all(row["threshold"] == 0.0 for row in found)
+
+
+def test_the_sparsities_that_a_sweep_visits_do_not_depend_on_test_images(files, tmp_path):
+    images = datasets.load(files.data)
+    noise = torch.randint(0, 256, images.images["test"].shape, dtype=torch.uint8)
+    changed = datasets.ImageData.from_splits(
+        {**images.images, "test": noise},
+        {**images.labels, "test": images.labels["test"].flip(0)},
+        classes=images.classes,
+        name=images.name,
+        class_names=images.class_names,
+    )
+    datasets.save(changed, tmp_path / "data.pt")
+    sweep(files, "magnitude", str(tmp_path / "s.parquet"), data=str(tmp_path / "data.pt"))
+
+    def others(path: str) -> tuple[list[dict], list[dict]]:
+        found = read_table("sweep", path).to_pylist()
+        return [r for r in found if r["split"] != "test"], [r for r in found if r["split"] == "test"]
+
+    mine, theirs = others(str(tmp_path / "s.parquet")), others(files.sweep("magnitude"))
+    assert mine[0] == theirs[0]
+    assert [row["sparsity"] for row in mine[1]] == [row["sparsity"] for row in theirs[1]]
+    assert mine[1] != theirs[1]
+
+
+# --- figures ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "tables", "run"),
+    [
+        ("training_history", ["training"], RUN.name),
+        ("spectral_density", ["spectra"], RUN.name),
+        ("width_curve", ["width_curves", "predictions"], RUN.name),
+        ("sparsity_sweep", ["sweep", "predictions", "empirical"], RUN.name),
+        ("predicted_vs_empirical", ["thresholds"], ""),
+    ],
+)
+def test_every_figure_is_drawn_from_the_tables(files, tmp_path, kind, tables, run):
+    path = tmp_path / f"{kind}.svg"
+    results.draw(kind, {name: files.table(name) for name in tables}, str(path), run=run)
+    assert "<svg" in path.read_text()[:1000]
+    assert list(tmp_path.iterdir()) == [path]
