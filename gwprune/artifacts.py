@@ -46,6 +46,10 @@ def _load(path: str | os.PathLike, kind: str) -> dict[str, Any]:
     if not path.exists():
         raise ArtifactError(f"{path} does not exist")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums
+            broken = archive.testzip()
+        if broken:
+            raise zipfile.BadZipFile(broken)
         values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch names no common base for what a damaged file raises  # noqa: BLE001
         raise ArtifactError(
@@ -95,9 +99,12 @@ def load_network(path: str | os.PathLike, device: torch.device | str = "cpu") ->
     """
     values = _load(path, "network")
     description = values["description"]
-    model = models.build(
-        description["name"], tuple(description["input_shape"]), description["classes"], **description["options"]
-    )
+    try:
+        model = models.build(
+            description["name"], tuple(description["input_shape"]), description["classes"], **description["options"]
+        )
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(f"{path}: its network cannot be built: {error}") from error
     load_state(model, values["state"], path)
     return model.to(device).eval()
 
@@ -116,7 +123,10 @@ def load_ranking(path: str | os.PathLike, dimension: int) -> Ranking:
     ranks = _load(path, "ranking")["ranks"]
     if len(ranks) != dimension:
         raise ArtifactError(f"{path} ranks {len(ranks)} weights, the network has {dimension} prunable ones")
-    return Ranking(ranks)
+    try:
+        return Ranking(ranks)
+    except ValueError as error:
+        raise ArtifactError(f"{path}: {error}") from error
 
 
 def save_probe(path: str | os.PathLike, probe: ProbeSpectrum) -> None:
@@ -149,5 +159,7 @@ def load_probe(path: str | os.PathLike) -> ProbeSpectrum:
                 int(values["active"]),
                 bool(values["semidefinite"]),
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except ArtifactError:
+        raise
+    except Exception as error:
         raise ArtifactError(f"{path} is no complete spectrum file: {error}; delete it and run again") from error

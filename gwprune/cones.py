@@ -1,13 +1,14 @@
 """Statistical dimension of the cone that a sublevel set spans from a pruned network: where the transition really is.
 
-A random subspace of codimension c through the point ``w - center`` meets the ellipsoid ``1/2 (x - w)^T |H| (x - w) <= eps`` as long as
-c is below the statistical dimension of the cone of directions that hit it (Amelunxen, Lotz, McCoy, Tropp 2014, Living on
-the edge). With ``h = |H| center`` and ``kappa = center^T h - 2 eps`` the cone is ``{x : x^T h >= sqrt(kappa x^T |H| x)}``.
+A random subspace of codimension c through ``w - center`` meets the ellipsoid ``1/2 (x - w)^T |H| (x - w) <= eps`` as long
+as c is below the statistical dimension of the cone of directions that hit it (Amelunxen, Lotz, McCoy, Tropp 2014,
+Living on the edge). With ``h = |H| center`` and ``kappa = center^T h - 2 eps`` the cone is
+``{x : x^T h >= sqrt(kappa x^T |H| x)}``.
 
-Its projection. Put ``Q = kappa |H| - h h^T`` and ``phi(mu) = g^T (I + mu Q)^-1 g``. A point of the cone's boundary is the projection of
-g exactly if it is ``(I + mu Q)^-1 g`` for a stationary point mu >= 0 of phi, and phi there is its squared length. Q has one
-negative eigenvalue, so phi has one pole mu_0: below it phi is convex and its minimum belongs to one of g and -g, above
-it phi rises from minus infinity and its supremum belongs to the other. By Sherman and Morrison
+Its projection. Put ``Q = kappa |H| - h h^T`` and ``phi(mu) = g^T (I + mu Q)^-1 g``. A point of the cone's boundary is the
+projection of g exactly if it is ``(I + mu Q)^-1 g`` for a stationary point mu >= 0 of phi, and phi there is its squared
+length. Q has one negative eigenvalue, so phi has one pole: below it phi is convex and its minimum belongs to one of g
+and -g, above it phi rises from minus infinity and its supremum belongs to the other. By Sherman and Morrison
 
     phi(mu) = a(t) + mu b(t)^2 / (1 - mu d(t)),   t = mu kappa,
     a = g^T (I + t|H|)^-1 g,   b = h^T (I + t|H|)^-1 g,   d = h^T (I + t|H|)^-1 h,
@@ -44,7 +45,7 @@ class GaussianProbes:
 
     @classmethod
     def draw(cls, operator: Any, *, steps: int, probes: int, seed: int) -> GaussianProbes:
-        """Seeded Gaussian directions. Their length is fixed: the projection is homogeneous, so that only costs variance."""
+        """Seeded Gaussian directions. Their length is fixed: the projection is homogeneous, so its spread is only noise."""
         if probes < 1:
             raise ValueError(f"probes must be at least 1, got {probes}")
         dimension, dtype = operator.shape[0], operator_dtype(operator)
@@ -61,7 +62,7 @@ def _device(operator: Any) -> torch.device | str:
 
 
 def _centre_run(operator: Any, center: Tensor, vectors: Tensor, steps: int) -> tuple[Jacobi, np.ndarray, float]:
-    """Lanczos from the centre; also the products of its basis with the probes (probes, m), without keeping the basis."""
+    """Lanczos from the centre; also its basis times the probes (probes, m), without keeping the basis."""
     product = as_product(operator)
     run = Lanczos(center, steps)
     dots = []
@@ -75,9 +76,7 @@ def cone_dimension(operator: Any, center: Tensor, epsilon: float, probes: Gaussi
     """Squared length of the projection on the cone, per D and probe, averaged over g and -g; shape (probes,)."""
     dimension = operator.shape[0]
     jacobi, dots, norm = _centre_run(operator, center, probes.vectors, steps)
-    nodes, basis = np.linalg.eigh(
-        np.diag(jacobi.alpha) + np.diag(jacobi.beta[:-1], 1) + np.diag(jacobi.beta[:-1], -1)
-    )
+    nodes, basis = np.linalg.eigh(np.diag(jacobi.alpha) + np.diag(jacobi.beta[:-1], 1) + np.diag(jacobi.beta[:-1], -1))
     sizes, centre = np.abs(nodes), norm * basis[0]
     pulled = dots @ basis  # the probes in the Ritz basis
     kappa = float(centre**2 @ sizes) - 2 * epsilon

@@ -128,6 +128,8 @@ class _GaussNewton:
 
     def product(self, parameters: list, vector: list[Tensor], keep: bool) -> Sequence[Tensor]:
         pairs = [(p, v) for p, v in zip(self.pulled, vector, strict=True) if p.requires_grad]
+        if not pairs or not self.head_gradient.requires_grad:  # a loss that is linear in the output
+            return [torch.zeros_like(parameter) for parameter in parameters]
         pulled, vectors = zip(*pairs, strict=True)
         (tangent,) = torch.autograd.grad(pulled, self.dummy, grad_outputs=vectors, retain_graph=True)
         (cotangent,) = torch.autograd.grad(self.head_gradient, self.head, tangent, retain_graph=keep)
@@ -288,7 +290,7 @@ class CurvatureOperator:
         return sums
 
     def __matmul__(self, other: Tensor | np.ndarray) -> Tensor | np.ndarray:
-        """Product with a vector (D,) or a block (D, k); torch or numpy in, the same out, in the caller's dtype.
+        """Product with a vector (D,) or a block (D, k); torch or numpy in, the same out, floats in the caller's dtype.
 
         Raises:
             ValueError: naming both shapes, when they do not fit.
@@ -301,8 +303,9 @@ class CurvatureOperator:
         results = self._multiply(columns)
         result = results[0] if block.ndim == 1 else torch.stack(results, dim=1)
         if isinstance(other, np.ndarray):
-            return result.cpu().numpy().astype(other.dtype, copy=False)
-        return result.to(other.device, other.dtype)
+            result = result.cpu().numpy()
+            return result.astype(other.dtype, copy=False) if other.dtype.kind == "f" else result
+        return result.to(other.device, other.dtype if other.is_floating_point() else self.dtype)
 
     def gradient(self) -> Tensor:
         """Gradient of the mean loss with respect to the prunable weights, shape (D,)."""

@@ -62,6 +62,8 @@ def as_product(operator: Any) -> Callable[[Tensor], Tensor]:
         raise TypeError(f"an operator needs .shape and @; {type(operator).__name__} lacks one")
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(f"an operator must be square, got shape {tuple(shape)}")
+    if isinstance(operator, Tensor) and not operator.is_floating_point():
+        operator = operator.double()
     if isinstance(operator, Tensor) or isinstance(getattr(operator, "device", None), torch.device):
         return lambda x: operator @ x
     return lambda x: torch.as_tensor(np.asarray(operator @ x.numpy()), dtype=x.dtype)
@@ -141,7 +143,8 @@ class Lanczos:
         # What rounding leaves of a vanished residual is no new direction.
         scale = max(np.abs(self.alpha).max(), max(self.beta, default=0.0), beta if step == 0 else 0.0)
         floor = 10 * torch.finfo(residual.dtype).eps * scale
-        invariant = beta <= floor or step + 1 == len(residual)
+        # D orthogonal vectors span the space; without reorthogonalisation they are not orthogonal.
+        invariant = beta <= floor or (self._basis is not None and step + 1 == len(residual))
         self.beta.append(0.0 if invariant else beta)
         self.done = invariant or step + 1 == self.steps
         if self.done:

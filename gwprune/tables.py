@@ -227,9 +227,12 @@ def write_table(
         empty = [column for column in schema.names if row[column] is None]
         if empty:
             raise TableError(f"{path}: a row of table {name} has no value for {', '.join(empty)}")
+        cut = [f.name for f in schema if pa.types.is_integer(f.type) and isinstance(row[f.name], float)]
+        if cut:
+            raise TableError(f"{path}: a row of table {name} has no whole number for {', '.join(cut)}")
     try:
         table = pa.Table.from_pylist(rows, schema=schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         raise TableError(f"{path}: a value does not fit table {name}: {error}") from error
     return _write(name, table, path, provenance)
 

@@ -22,6 +22,11 @@ __all__ = [
 TOLERANCES = ("loss_tolerance", "objective_tolerance")
 
 
+def plain(number: float) -> str:
+    """A number as it stands in names: every digit, and no ``.0``."""
+    return repr(float(number)).removesuffix(".0")
+
+
 def epsilon_value(rule: str, dense_loss: float, batch_std: float) -> float:
     """Loss tolerance in nats of a rule: ``batch_std``, ``relative:x`` (times the dense loss) or ``absolute:x``.
 
@@ -73,7 +78,9 @@ def criteria(
         for name, quantity in zip(TOLERANCES, ("loss", "objective"), strict=True):
             found.append(Criterion(name, rule, "train", quantity, 1, dense["train"][quantity] + epsilon))
     for drop in accuracy_drops:
-        found.append(Criterion(f"accuracy_drop:{drop:g}", "", "val", "accuracy", -1, dense["val"]["accuracy"] - drop))
+        found.append(
+            Criterion(f"accuracy_drop:{plain(drop)}", "", "val", "accuracy", -1, dense["val"]["accuracy"] - drop)
+        )
     return found
 
 

@@ -22,6 +22,8 @@ from .parameters import PrunableSet
 
 __all__ = ["DivergedError", "EpochRecord", "Recipe", "learning_rate", "train"]
 
+_DIVERGED = "the training loss is not finite at epoch {epoch}, step {step}; lower the learning rate or add warm-up"
+
 
 class DivergedError(RuntimeError):
     """The training loss is not finite. The message names epoch and step."""
@@ -137,7 +139,7 @@ def train(
         # Dropout and data order of an epoch depend on (seed, epoch) alone, so a resumed run is the same run.
         torch.manual_seed(_epoch_seed(seed, epoch))
         generator = torch.Generator().manual_seed(_epoch_seed(seed, -epoch % 2**32))
-        losses, correct = [], torch.zeros((), dtype=torch.int64, device=train_split.device)
+        losses, seen, correct = [], 0, torch.zeros((), dtype=torch.int64, device=train_split.device)
         rate = learning_rate(recipe, (epoch - 1) * steps_per_epoch, steps_per_epoch)
         model.train()
         if masks is not None:
@@ -145,6 +147,8 @@ def train(
         for step, (inputs, labels) in enumerate(train_split.epoch(recipe.batch_size, generator, recipe.augmentation)):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, (epoch - 1) * steps_per_epoch + step, steps_per_epoch)
+            if len(labels) == 1 and step:
+                continue  # batch normalisation has no variance of a single leftover sample
             output = model(inputs)
             loss = functional.cross_entropy(output, labels)
             optimizer.zero_grad(set_to_none=True)
@@ -153,14 +157,17 @@ def train(
             optimizer.step()
             losses.append(loss.detach())
             correct += (output.detach().argmax(1) == labels).sum()
+            seen += len(labels)
             if (step + 1) % 100 == 0:  # each look waits for the device
                 _check_finite(losses, epoch)
         _check_finite(losses, epoch)
         validation = evaluate(model, val_split)
+        if not math.isfinite(validation.loss):
+            raise DivergedError(_DIVERGED.format(epoch=epoch, step=len(losses)))
         record = EpochRecord(
             epoch=epoch,
             train_loss=float(torch.stack(losses).double().mean()),
-            train_accuracy=100.0 * int(correct) / len(train_split),
+            train_accuracy=100.0 * int(correct) / seen,
             val_loss=validation.loss,
             val_accuracy=validation.accuracy,
             lr=rate,
@@ -212,9 +219,7 @@ def _check_finite(losses: list[Tensor], epoch: int) -> None:
     finite = torch.isfinite(torch.stack(losses))
     if not bool(finite.all()):
         step = int((~finite).nonzero()[0]) + 1
-        raise DivergedError(
-            f"the training loss is not finite at epoch {epoch}, step {step}; lower the learning rate or add warm-up"
-        )
+        raise DivergedError(_DIVERGED.format(epoch=epoch, step=step))
 
 
 def _save(
@@ -237,7 +242,7 @@ def _resume(path: Path | None, guard: str, model: nn.Module, optimizer: torch.op
         state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # whatever a half-written file raises, training starts over  # noqa: BLE001
         return []
-    if state.get("guard") != guard:
+    if not isinstance(state, dict) or state.get("guard") != guard:
         return []
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])

@@ -112,16 +112,13 @@ class Spectrum:
     def steps(self) -> int:
         return max(probe.jacobi.steps for probe in self.probes)
 
-    def _estimate(self, function: Callable[[np.ndarray], np.ndarray], limits: tuple[float, float]) -> Estimate:
+    def _estimate(self, function: Callable[[np.ndarray], np.ndarray]) -> Estimate:
+        """Trace per dimension of a ``function`` of |lambda| with values in [0, 1]."""
         parts = [probe.integrals(function) for probe in self.probes]
-        value, lower, upper = (np.mean([part[i] for part in parts], axis=0) for i in range(3))
+        value, lower, upper = (np.clip(np.mean([part[i] for part in parts], axis=0), 0.0, 1.0) for i in range(3))
         error = self._standard_error(function)
-        return Estimate(
-            value,
-            np.clip(lower - _QUANTILE * error, *limits),
-            np.clip(upper + _QUANTILE * error, *limits),
-            error,
-        )
+        spread = _QUANTILE * error
+        return Estimate(value, np.clip(lower - spread, 0.0, value), np.clip(upper + spread, value, 1.0), error)
 
     def _standard_error(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Standard error of the trace per dimension, from the quadrature itself, so for a single probe too.
@@ -132,9 +129,13 @@ class Spectrum:
         variances = []
         for probe in self.probes:
             rule = probe.rules["gauss"]
+            # Every node stands for one eigenvalue at least: a probe that happens to miss the few large ones must not
+            # underestimate its own variance.
+            weights = np.maximum(rule.weights, 1 / max(self.active, 1))
+            weights = weights / weights.sum()
             values = function(np.abs(rule.nodes))
-            mean = values @ rule.weights
-            variances.append(np.maximum(values**2 @ rule.weights - mean**2, 0.0))
+            mean = values @ weights
+            variances.append(np.maximum(values**2 @ weights - mean**2, 0.0))
         return np.sqrt(2 * self.active * np.mean(variances, axis=0) / len(self.probes)) / self.dimension
 
     def width(self, pruned_norm: np.ndarray | float, epsilon: float) -> Estimate:
@@ -146,7 +147,7 @@ class Spectrum:
         if not epsilon > 0:
             raise ValueError(f"epsilon must be positive, got {epsilon}")
         squares = np.asarray(pruned_norm, dtype=float)[..., None] ** 2
-        return self._estimate(lambda size: 2 * epsilon / (2 * epsilon + squares * size), (0.0, 1.0))
+        return self._estimate(lambda size: 2 * epsilon / (2 * epsilon + squares * size))
 
     def mean_curvature(self) -> Estimate:
         """``tr |H| / D``. The square root is the other way round: here Gauss is the upper, Radau the lower bound."""
@@ -160,7 +161,8 @@ class Spectrum:
             parts.append((np.clip(value, below, above), below, above))
         value, lower, upper = (float(np.mean([part[i] for part in parts])) for i in range(3))
         error = float(self._standard_error(lambda size: size))
-        return Estimate(value, max(lower - _QUANTILE * error, 0.0), upper + _QUANTILE * error, error)
+        spread = _QUANTILE * error
+        return Estimate(value, min(max(lower - spread, 0.0), value), max(upper + spread, value), error)
 
     def width_threshold(self, pruned_norm: Callable[[np.ndarray], np.ndarray], epsilon: float) -> Estimate:
         """Predicted threshold: the crossing of the width curve, with its interval.
@@ -191,7 +193,9 @@ class Spectrum:
             return crossing(curve, self.dimension)
 
         value, lower, upper = (threshold(part) for part in (mean.value, mean.upper, mean.lower))
-        return Estimate(value, lower, upper, mean.standard_error)
+        error = mean.standard_error
+        spread = threshold(max(mean.value - error, 0.0)) - threshold(mean.value + error)
+        return Estimate(value, lower, upper, spread / 2)
 
 
 def crossing(curve: Callable[[int], float], dimension: int) -> float:

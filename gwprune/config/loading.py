@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -39,7 +40,7 @@ def load_file(path: str | os.PathLike) -> Config:
     """
     try:
         values = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a YAML mapping, found {type(values).__name__}")
@@ -50,8 +51,9 @@ def _faults(error: ValidationError) -> list[str]:
     faults: dict[tuple, str] = {}
     for item in error.errors(include_url=False):
         location = item["loc"]
-        # A fault in a top-level section comes back in every experiment that it was merged into.
-        if location[:1] == ("experiments",) and (location[2:], item["msg"]) in faults:
+        # A fault in a top-level section comes back, with the same value, in every experiment that it was merged into.
+        shown = "" if item["type"] == "value_error" else repr(item["input"])
+        if location[:1] == ("experiments",) and (location[2:], item["msg"], shown) in faults:
             continue
         key = ".".join(str(part) for part in location) or "top level"
         text = item["msg"].removeprefix("Value error, ")
@@ -60,7 +62,9 @@ def _faults(error: ValidationError) -> list[str]:
             text = f"unknown key; allowed: {', '.join(allowed)}{nearest(location[-1], allowed)}"
         elif item["type"] not in ("value_error", "missing"):
             text += f", got {item['input']!r}"
-        faults[location, item["msg"]] = f"  {key}: {text}"
+            if item["type"] == "literal_error":
+                text += nearest(item["input"], re.findall(r"'(\w+)'", item["ctx"]["expected"]))
+        faults[location, item["msg"], shown] = f"  {key}: {text}"
     return list(faults.values())
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from .. import datasets, models, pruning
+from ..thresholds import plain
 
 __all__ = ["SECTIONS", "Config", "Experiment", "Strict"]
 
@@ -43,7 +44,7 @@ def _unique(values: list) -> list:
 class Strict(BaseModel):
     """Base of all sections: unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, validate_default=True)
 
 
 class Named(Strict):
@@ -162,7 +163,7 @@ def _epsilon_rule(value: Any) -> str:
         amount = math.nan
     if not (math.isfinite(amount) and amount > 0):
         raise ValueError(f"epsilon rule {kind!r} needs a positive number, e.g. '{kind}: 0.1', got {value!r}")
-    return f"{kind}:{amount:g}"
+    return f"{kind}:{plain(amount)}"
 
 
 def _sparsity(value: float) -> float:
@@ -298,7 +299,7 @@ class Config(Settings):
     """The whole configuration."""
 
     experiments: list[Experiment] = Field(min_length=1, description="networks on data sets; a list of mappings")
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_as_list)] = Field(
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], BeforeValidator(_as_list)] = Field(
         default=[0], min_length=1, description="sweep: seeds of initialisation, data order and probes"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -320,6 +321,8 @@ class Config(Settings):
         for experiment in values["experiments"]:
             if isinstance(experiment, dict):
                 shared = {key: values[key] for key in SECTIONS if key in values}
+                if "epsilon" in shared:
+                    shared["epsilon"] = _as_list(shared["epsilon"])
                 experiment = deep_merge(shared, experiment)
             merged.append(experiment)
         return {**values, "experiments": merged}

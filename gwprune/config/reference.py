@@ -14,6 +14,7 @@ from .models import SECTIONS, Config, Dataset, Experiment, Job, Network, Strict
 
 __all__ = ["key_reference", "schema_text", "update"]
 
+_LISTS_ONLY = ("experiments", "milestones")
 _BEGIN, _END = "<!-- generated: begin -->", "<!-- generated: end -->"
 
 
@@ -23,18 +24,17 @@ def schema_text() -> str:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "gwprune configuration"
     # What pydantic wraps or reads in a short form, a file may hold too.
-    for definition in schema["$defs"].values():
-        for field in definition.get("properties", {}).values():
-            _accept_scalar(field)
-    for field in schema["properties"].values():
-        _accept_scalar(field)
+    for definition in [schema, *schema["$defs"].values()]:
+        for name, field in definition.get("properties", {}).items():
+            if name not in _LISTS_ONLY:
+                _accept_scalar(field)
     for name in ("Dataset", "Network"):
         schema["$defs"][name] = {"anyOf": [{"type": "string"}, schema["$defs"][name]]}
     return json.dumps(schema, indent=2, sort_keys=True) + "\n"
 
 
 def _accept_scalar(field: dict[str, Any]) -> None:
-    if field.get("type") == "array" and "sweep" in field.get("description", ""):
+    if field.get("type") == "array":
         items = field.pop("items")
         least = {"minItems": field.pop("minItems")} if "minItems" in field else {}
         field.pop("type")

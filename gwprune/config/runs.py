@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from ..files import config_hash
@@ -23,9 +24,7 @@ def parse_sparsity(token: str) -> float:
 
 def _l1_token(l1: float) -> str:
     # 1e-4 rather than 1e-04; always part of the name, so that a second value renames nothing.
-    mantissa, exponent = f"{l1:.6e}".split("e")
-    mantissa = mantissa.rstrip("0").rstrip(".")
-    return "0" if l1 == 0 else f"{mantissa}e{int(exponent)}"
+    return "0" if l1 == 0 else f"{Decimal(repr(l1)).normalize():e}".replace("e+", "e")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def magnitude(prunable: PrunableSet, seed: int) -> Tensor:
 
 @_register
 def magnitude_layerwise(prunable: PrunableSet, seed: int) -> Tensor:
-    """|w| within each layer: every layer reaches the same sparsity (to one weight).
+    """|w| within each layer: every layer reaches the same sparsity (to rounding: a weight or two).
 
     The score is the weight's place in its own layer as a fraction of the layer.
     """

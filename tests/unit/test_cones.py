@@ -22,6 +22,7 @@ def test_circular_cone_meets_its_closed_form():
 
 def projected_length(matrix, h, kappa, g):
     """Squared length of the projection of g on the cone, by a general convex solver from several starts."""
+
     def slack(x):
         return x @ h - np.sqrt(max(kappa * x @ matrix @ x, 1e-300))
 

@@ -201,9 +201,7 @@ def test_channel_moments():
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
-    return (
-        struct.pack(f">I{array.ndim}I", 0x800 | array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
-    )
+    return struct.pack(f">I{array.ndim}I", 0x800 | array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
 
 def write_family(folder: Path, counts: dict[str, int], suffix: str = "") -> dict[str, np.ndarray]:
@@ -423,12 +421,7 @@ def test_cifar(name, class_name, classes, train, tmp_path, monkeypatch):
     assert np.array_equal(data.images["test"].numpy(), test["data"].reshape(-1, 3, 32, 32))
     assert data.labels["test"].tolist() == [n % 10 for n in range(30)]
     both = rows(data.images["train"]) + rows(data.images["val"])
-    pixels = [
-        row
-        for key, batch in written.items()
-        if "data" in batch and "test" not in key
-        for row in batch["data"]
-    ]
+    pixels = [row for key, batch in written.items() if "data" in batch and "test" not in key for row in batch["data"]]
     assert sorted(both) == sorted(row.tobytes() for row in pixels)
 
     damaged = next(path for path in sorted(folder.iterdir()) if "meta" not in path.name)
@@ -538,9 +531,7 @@ def test_tiny_imagenet_class_without_images(tmp_path):
 
 
 def test_tiny_imagenet_from_archive_or_missing(tmp_path, monkeypatch):
-    with pytest.raises(
-        DataError, match="tiny-imagenet-200.zip .*no network|no network.*tiny-imagenet-200.zip"
-    ):
+    with pytest.raises(DataError, match="tiny-imagenet-200.zip .*no network|no network.*tiny-imagenet-200.zip"):
         datasets.prepare("tiny_imagenet", tmp_path)
     assert not list(tmp_path.glob("*tiny*"))
     assert not list(tmp_path.glob(".tiny*"))
@@ -779,9 +770,7 @@ def test_a_crop_is_a_shifted_image():
     image = torch.arange(1, 65, dtype=torch.uint8).view(1, 1, 8, 8)
     unmoved = Draws(torch.tensor([PADDING]), torch.tensor([PADDING]), torch.tensor([False]))
     assert torch.equal(augmented(image, unmoved), image)
-    moved = augmented(
-        image, Draws(torch.tensor([PADDING + 2]), torch.tensor([PADDING - 3]), torch.tensor([False]))
-    )
+    moved = augmented(image, Draws(torch.tensor([PADDING + 2]), torch.tensor([PADDING - 3]), torch.tensor([False])))
     assert torch.equal(moved[..., :6, 3:], image[..., 2:, :5])
     assert not moved[..., 6:, :].any()
     assert not moved[..., :3].any()

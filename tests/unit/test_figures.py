@@ -249,9 +249,7 @@ def test_sweep_with_odd_losses(odd, tables, tmp_path):
 
 
 def test_thresholds_that_do_not_exist(tables, tmp_path):
-    predictions = _set(
-        tables["predictions"], "threshold", np.nan, tables["predictions"]["seed"].to_numpy() == 0
-    )
+    predictions = _set(tables["predictions"], "threshold", np.nan, tables["predictions"]["seed"].to_numpy() == 0)
     predictions = _set(predictions, "threshold_upper", 1.0, True)
     thresholds = _set(tables["thresholds"], "predicted_lower", np.nan, True)
     thresholds = _set(thresholds, "predicted", 1.0, thresholds["predictor"].to_numpy() == "quadratic")
@@ -311,9 +309,7 @@ def test_sparsity_axis_positions():
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "0.5", "0.9", "0.99", "0.999"]
 
 
-@pytest.mark.parametrize(
-    "limits", [(0, 0.5), (0, 0.999), (0, 0.999999), (0.3, 0.9995), (0.98, 0.985), (0.7, 0.93)]
-)
+@pytest.mark.parametrize("limits", [(0, 0.5), (0, 0.999), (0, 0.999999), (0.3, 0.9995), (0.98, 0.985), (0.7, 0.93)])
 def test_ticks_are_some_and_not_crowded(limits):
     ticks = sparsity_ticks(*limits)
     assert 2 <= len(ticks) <= 10
@@ -342,9 +338,7 @@ def test_smearing_keeps_the_mass():
 def test_scale_of_the_eigenvalue_axis_is_where_the_bulk_lies():
     nodes = np.array([0.0, 1e-3, -2e-3, 3e-3, 10.0])
     assert asinh_scale(nodes, np.array([0.4, 0.2, 0.2, 0.2, 1e-6])) == 2e-3
-    assert asinh_scale(np.array([1e-30, 10.0]), np.array([0.9, 0.1])) == pytest.approx(
-        1e-5
-    )  # rounding, no bulk
+    assert asinh_scale(np.array([1e-30, 10.0]), np.array([0.9, 0.1])) == pytest.approx(1e-5)  # rounding, no bulk
     assert asinh_scale(np.zeros(2), np.ones(2)) == 1
 
 

@@ -196,9 +196,10 @@ def test_a_script_gets_run_seed_device_threads_and_settings_from_snakemake(tmp_p
 
 
 def test_a_script_without_a_device_computes_on_the_cpu(tmp_path):
-    with from_snakemake(snakemake(tmp_path / "a.log")) as this:
-        assert this.device == "cpu"
-        assert torch.get_num_threads() == 1
+    for count in (1, 2):
+        with from_snakemake(snakemake(tmp_path / "a.log", threads=count)) as this:
+            assert this.device == "cpu"
+            assert torch.get_num_threads() == count
 
 
 def test_a_script_that_fails_exits_with_message_and_log(tmp_path):

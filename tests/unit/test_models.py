@@ -226,9 +226,7 @@ def test_the_signal_reaches_the_last_layer(name):
 
 def test_names_are_sorted_and_plain():
     assert models.names() == sorted(models.NETWORKS)
-    assert {"fc", "fc5", "fc12", "lenet5", "cnn", "alexnet", "vgg16", "resnet18", "resnet56"} <= set(
-        models.names()
-    )
+    assert {"fc", "fc5", "fc12", "lenet5", "cnn", "alexnet", "vgg16", "resnet18", "resnet56"} <= set(models.names())
 
 
 def test_options_and_their_defaults():

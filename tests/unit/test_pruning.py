@@ -180,6 +180,15 @@ def test_equal_scores_go_by_index(method):
     assert rank(method, prunable, 0).ranks.tolist() == [2, 3, 0, 4, 5, 1]
 
 
+@pytest.mark.parametrize("method", ["magnitude", "magnitude_layerwise"])
+def test_thousands_of_equal_scores_go_by_index(method):
+    weights = torch.randint(-2, 3, (40, 500), generator=torch.Generator().manual_seed(0))
+    ranking = rank(method, PrunableSet(linear(weights.tolist())), 0)
+    sizes = weights.abs().flatten().tolist()
+    expected = sorted(range(len(sizes)), key=lambda index: (sizes[index], index))
+    assert torch.argsort(ranking.ranks).tolist() == expected
+
+
 def test_equal_places_of_two_layers_go_by_index():
     prunable = PrunableSet(linear([[9.0, 8.0]], [[0.1], [0.2]]))
     assert rank("magnitude_layerwise", prunable, 0).ranks.tolist() == [2, 0, 1, 3]

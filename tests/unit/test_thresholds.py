@@ -88,6 +88,13 @@ def test_every_rule_gives_two_criteria_and_every_drop_one(tmp_path):
     assert criteria_of(tmp_path / "dense.json", ["batch_std", "absolute:1"], [0.5, 2.0]) == found
 
 
+def test_two_accuracy_drops_have_two_names():
+    """The name is a key of the tables: one name for both stops the last job of a workflow."""
+    one, other = criteria(DENSE, {}, [1.0, 1.0000001])
+    assert one.limit != other.limit
+    assert one.name != other.name
+
+
 def test_no_criterion_looks_at_test_data():
     assert {found.split for found in criteria(DENSE, {"batch_std": 0.25}, [1.0])} == {"train", "val"}
 

@@ -79,13 +79,13 @@ def check_certificate(sample: Sample, seed: int, counts: list[int] | None, semid
 # --- the certificate --------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(sample=samples(60), seed=st.integers(0, 10**6))
 def test_bounds_enclose_the_probe_at_every_step_and_only_tighten(sample: Sample, seed: int):
     check_certificate(sample, seed, None, semidefinite=False)
 
 
-@settings(max_examples=200)
+@settings(max_examples=120)
 @given(sample=samples(60, semidefinite=True), seed=st.integers(0, 10**6))
 def test_semidefinite_bounds_enclose_the_probe_at_every_step_and_only_tighten(sample: Sample, seed: int):
     check_certificate(sample, seed, None, semidefinite=True)
@@ -359,7 +359,7 @@ def test_width_falls_with_the_norm_rises_with_epsilon_and_stays_within_its_inter
     spectrum = probe_spectra(sample.matrix, steps=steps, probes=range(2), seed=0)
     norms = np.append(0.0, np.logspace(-3, 4, 30))
     width = spectrum.width(norms, 0.1)
-    assert width.value[0] == width.upper[0] == pytest.approx(1.0)
+    assert (width.value[0], width.upper[0]) == pytest.approx((1.0, 1.0), abs=1e-12)
     assert (np.diff(width.value) <= 1e-12).all()
     assert ((width.lower >= 0) & (width.lower <= width.value)).all()
     assert ((width.value <= width.upper) & (width.upper <= 1)).all()
@@ -450,7 +450,7 @@ def test_interval_covers_the_truth_as_often_as_it_says(kind: str, probes: int):
     exact = formula(sample.matrix, norm, epsilon)
     covered = 0
     for seed in range(200):
-        _, lower, upper = squared_width(sample.matrix, norm, epsilon, steps=30, probes=probes, seed=seed)
+        _, lower, upper = squared_width(sample.matrix, norm, epsilon, steps=20, probes=probes, seed=seed)
         covered += lower <= exact <= upper
     assert covered / 200 >= 0.93
 
@@ -468,7 +468,7 @@ def test_interval_covers_the_truth_where_one_outlier_decides(probes: int):
     exact, curvature = formula(sample.matrix, 0.1, 0.5), np.abs(eigenvalues).mean()
     covered = np.zeros(2)
     for seed in range(200):
-        spectrum = probe_spectra(sample.matrix, steps=30, probes=range(probes), seed=seed)
+        spectrum = probe_spectra(sample.matrix, steps=16, probes=range(probes), seed=seed)
         for index, (estimate, truth) in enumerate(
             ((spectrum.width(0.1, 0.5), exact), (spectrum.mean_curvature(), curvature))
         ):
