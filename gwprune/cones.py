@@ -1,12 +1,12 @@
 """Statistical dimension of the cone that a sublevel set spans from a pruned network: where the transition really is.
 
-A random subspace of codimension c through ``w - center`` meets the ellipsoid ``1/2 (x - w)^T |H| (x - w) <= eps`` as long
-as c is below the statistical dimension of the cone of directions that hit it (Amelunxen, Lotz, McCoy, Tropp 2014,
+A random subspace of codimension c through ``w - center`` meets the ellipsoid ``1/2 (x - w)^T |H| (x - w) <= eps`` as
+long as c is below the statistical dimension of the cone of directions that hit it (Amelunxen, Lotz, McCoy, Tropp 2014,
 Living on the edge). With ``h = |H| center`` and ``kappa = center^T h - 2 eps`` the cone is
 ``{x : x^T h >= sqrt(kappa x^T |H| x)}``.
 
-Its projection. Put ``Q = kappa |H| - h h^T`` and ``phi(mu) = g^T (I + mu Q)^-1 g``. A point of the cone's boundary is the
-projection of g exactly if it is ``(I + mu Q)^-1 g`` for a stationary point mu >= 0 of phi, and phi there is its squared
+Its projection. Put ``Q = kappa |H| - h h^T`` and ``phi(mu) = g^T (I + mu Q)^-1 g``. A point of the cone's boundary is
+the projection of g exactly if it is ``(I + mu Q)^-1 g`` for a stationary point mu >= 0 of phi, and phi there is its squared
 length. Q has one negative eigenvalue, so phi has one pole: below it phi is convex and its minimum belongs to one of g
 and -g, above it phi rises from minus infinity and its supremum belongs to the other. By Sherman and Morrison
 
@@ -45,7 +45,7 @@ class GaussianProbes:
 
     @classmethod
     def draw(cls, operator: Any, *, steps: int, probes: int, seed: int) -> GaussianProbes:
-        """Seeded Gaussian directions. Their length is fixed: the projection is homogeneous, so its spread is only noise."""
+        """Seeded Gaussian directions of fixed length: the projection is homogeneous, a random length only noise."""
         if probes < 1:
             raise ValueError(f"probes must be at least 1, got {probes}")
         dimension, dtype = operator.shape[0], operator_dtype(operator)

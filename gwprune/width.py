@@ -134,8 +134,8 @@ class Spectrum:
             weights = np.maximum(rule.weights, 1 / max(self.active, 1))
             weights = weights / weights.sum()
             values = function(np.abs(rule.nodes))
-            mean = values @ weights
-            variances.append(np.maximum(values**2 @ weights - mean**2, 0.0))
+            deviations = values - (values @ weights)[..., None]
+            variances.append(deviations**2 @ weights)
         return np.sqrt(2 * self.active * np.mean(variances, axis=0) / len(self.probes)) / self.dimension
 
     def width(self, pruned_norm: np.ndarray | float, epsilon: float) -> Estimate:
@@ -158,6 +158,8 @@ class Spectrum:
                 float(np.abs(rules[name].nodes) @ rules[name].weights)
                 for name in ("gauss", "squared_gauss", "squared_radau")
             )
+            if probe.semidefinite:  # v^T |A| v is v^T A v, the first coefficient
+                below = above = value
             parts.append((np.clip(value, below, above), below, above))
         value, lower, upper = (float(np.mean([part[i] for part in parts])) for i in range(3))
         error = float(self._standard_error(lambda size: size))
