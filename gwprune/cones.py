@@ -7,8 +7,8 @@ Living on the edge). With ``h = |H| center`` and ``kappa = center^T h - 2 eps`` 
 
 Its projection. Put ``Q = kappa |H| - h h^T`` and ``phi(mu) = g^T (I + mu Q)^-1 g``. A point of the cone's boundary is
 the projection of g exactly if it is ``(I + mu Q)^-1 g`` for a stationary point mu >= 0 of phi, and phi there is its
-squared length. Q has one negative eigenvalue, so phi has one pole: below it phi is convex and its minimum belongs to one of g
-and -g, above it phi rises from minus infinity and its supremum belongs to the other. By Sherman and Morrison
+squared length. Q has one negative eigenvalue, so phi has one pole: below it phi is convex and its minimum belongs to
+one of g and -g, above it phi rises from minus infinity and its supremum belongs to the other. By Sherman and Morrison
 
     phi(mu) = a(t) + mu b(t)^2 / (1 - mu d(t)),   t = mu kappa,
     a = g^T (I + t|H|)^-1 g,   b = h^T (I + t|H|)^-1 g,   d = h^T (I + t|H|)^-1 h,
