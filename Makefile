@@ -3,8 +3,9 @@ VENV ?= .venv
 CORES ?= all
 PYTHON ?= python3
 CONFIG ?= config/config.yaml
-# What else Snakemake is told, e.g. FLAGS="--profile slurm".
-FLAGS ?= --quiet rules
+# What else Snakemake is told. gpu: jobs that may compute on a GPU of this machine at the same time.
+FLAGS ?= --quiet rules --resources gpu=$(GPUS)
+GPUS ?= 1
 
 python := $(VENV)/bin/python
 snakemake := $(VENV)/bin/snakemake --cores $(CORES) --configfile $(CONFIG) $(FLAGS)
@@ -16,13 +17,13 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 # The stamp is written last, so an interrupted installation is taken up again.
-$(stamp): envs/constraints.txt pyproject.toml
+$(stamp): envs/constraints.txt envs/make_venv.sh pyproject.toml
 	@sh envs/make_venv.sh "$(PYTHON)" "$(VENV)"
 	@touch $@
 
 demo: $(stamp)  ## run the workflow on the embedded data set and print the threshold table
 	@$(MAKE) --no-print-directory report CONFIG=config/config.yaml
-	@$(python) -m gwprune thresholds results
+	@$(python) -m gwprune thresholds --config config/config.yaml
 
 run: $(stamp)  ## run the workflow on CONFIG=config/....yaml
 	$(snakemake)

@@ -3,7 +3,7 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 # A configuration given with --configfile replaces the embedded default; single keys given with --config are laid over it.
-if "experiments" not in config:
+if not workflow.overwrite_configfiles:
 
     configfile: f"{workflow.basedir}/config/config.yaml"
 

@@ -18,5 +18,6 @@ if ! "$python" -c 'import ensurepip' 2>/dev/null; then
         exit 1
     }
 fi
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+# An interrupted creation leaves a python without pip.
+"$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$venv"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c envs/constraints.txt -e '.[workflow,test]'

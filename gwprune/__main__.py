@@ -1,4 +1,4 @@
-"""Command line: `gwprune thresholds RESULTS`, `gwprune report --config FILE`, `gwprune config-docs [--check]`."""
+"""Command line: `gwprune thresholds RESULTS | --config FILE`, `gwprune report --config FILE`, `gwprune config-docs [--check]`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from pathlib import Path
 def _thresholds(args: argparse.Namespace) -> int:
     from .terminal import print_thresholds  # noqa: PLC0415 - each command imports what it needs
 
+    if args.config is not None:
+        from .config import load_file  # noqa: PLC0415
+
+        args.results = load_file(args.config).results
     print_thresholds(Path(args.results))
     return 0
 
@@ -35,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("gwprune", description=__doc__)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("thresholds", help="print predicted beside measured thresholds")
-    command.add_argument("results", help="directory of results")
+    where = command.add_mutually_exclusive_group(required=True)
+    where.add_argument("results", nargs="?", help="directory of results")
+    where.add_argument("--config", help="configuration that names it")
     command.set_defaults(run=_thresholds)
     command = commands.add_parser("report", help="build the self-contained report.html if it is out of date")
     command.add_argument("--config", default="config/config.yaml")

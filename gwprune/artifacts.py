@@ -109,20 +109,26 @@ def load_network(path: str | os.PathLike, device: torch.device | str = "cpu") ->
     return model.to(device).eval()
 
 
-def save_ranking(path: str | os.PathLike, ranking: Ranking, method: str) -> None:
-    """Write a ranking as int32 ranks."""
-    _save(path, "ranking", {"method": method, "ranks": ranking.ranks.cpu().to(torch.int32)})
+def save_ranking(path: str | os.PathLike, ranking: Ranking, method: str, signature: str = "") -> None:
+    """Write a ranking as int32 ranks, with the ``signature`` of the prunable set that it ranks."""
+    values = {"method": method, "signature": signature, "ranks": ranking.ranks.cpu().to(torch.int32)}
+    _save(path, "ranking", values)
 
 
-def load_ranking(path: str | os.PathLike, dimension: int) -> Ranking:
-    """Read a ranking of ``dimension`` weights.
+def load_ranking(path: str | os.PathLike, dimension: int, signature: str = "", method: str = "") -> Ranking:
+    """Read a ranking of ``dimension`` weights; a given ``signature`` and ``method`` must be those of the file.
 
     Raises:
-        ArtifactError: naming the file, when it belongs to another network.
+        ArtifactError: naming the file, when it belongs to another network or method.
     """
-    ranks = _load(path, "ranking")["ranks"]
+    values = _load(path, "ranking")
+    ranks = values["ranks"]
     if len(ranks) != dimension:
         raise ArtifactError(f"{path} ranks {len(ranks)} weights, the network has {dimension} prunable ones")
+    if signature and values["signature"] != signature:
+        raise ArtifactError(f"{path} ranks the weights of another network: its layers have other names or shapes")
+    if method and values["method"] != method:
+        raise ArtifactError(f"{path} is a ranking by {values['method']!r}, not by {method!r}")
     try:
         return Ranking(ranks)
     except ValueError as error:

@@ -28,7 +28,7 @@ from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
 from .lanczos import Jacobi, Lanczos, as_product, lanczos, operator_dtype
-from .quadrature import gauss
+from .quadrature import gauss, ritz
 
 __all__ = ["GaussianProbes", "statistical_dimension"]
 
@@ -53,7 +53,8 @@ class GaussianProbes:
         vectors = torch.randn(probes, dimension, generator=generator, dtype=torch.float64)
         vectors *= np.sqrt(dimension) / vectors.norm(dim=1, keepdim=True)
         vectors = vectors.to(_device(operator), dtype)
-        return cls(vectors, lanczos(operator, list(vectors), steps))
+        # One after another: each keeps a basis of steps x D numbers.
+        return cls(vectors, [lanczos(operator, [vector], steps)[0] for vector in vectors])
 
 
 def _device(operator: Any) -> torch.device | str:
@@ -76,7 +77,7 @@ def cone_dimension(operator: Any, center: Tensor, epsilon: float, probes: Gaussi
     """Squared length of the projection on the cone, per D and probe, averaged over g and -g; shape (probes,)."""
     dimension = operator.shape[0]
     jacobi, dots, norm = _centre_run(operator, center, probes.vectors, steps)
-    nodes, basis = np.linalg.eigh(np.diag(jacobi.alpha) + np.diag(jacobi.beta[:-1], 1) + np.diag(jacobi.beta[:-1], -1))
+    nodes, basis = ritz(jacobi)
     sizes, centre = np.abs(nodes), norm * basis[0]
     pulled = dots @ basis  # the probes in the Ritz basis
     kappa = float(centre**2 @ sizes) - 2 * epsilon

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -54,7 +55,13 @@ class PrunableSet:
 
     def same_as(self, other: PrunableSet) -> bool:
         """Whether both sets have the same names and shapes in the same order."""
-        return self.names == other.names and self.shapes == other.shapes
+        return self.signature == other.signature
+
+    @property
+    def signature(self) -> str:
+        """Names and shapes in order, as one digest: files that speak of D weights say which ones they mean."""
+        text = repr([(name, tuple(shape)) for name, shape in zip(self.names, self.shapes, strict=True)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def flatten(self, tensors: Sequence[Tensor] | None = None) -> Tensor:
         """Copy ``tensors`` (default: the weights; shaped like them) into one vector of shape (D,)."""

@@ -83,6 +83,7 @@ def predict_threshold(
     probes: int = 1,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
+    reorthogonalize: bool = True,
     seed: int = 0,
 ) -> Prediction:
     """Predict how sparse global magnitude pruning can make ``model`` before its loss rises by ``epsilon``.
@@ -98,6 +99,7 @@ def predict_threshold(
         steps: Lanczos steps per probe.  probes: Rademacher probes.  seed: of the probes.
         batch_size: samples per pass; by default as many as fit the memory budget.
         device: where to compute (the model is moved); by default where it is.
+        reorthogonalize: keep ``steps`` x D numbers per probe and orthogonalise; False for very large networks.
 
     Raises:
         ValueError: for an unknown operator or predictor, an epsilon, steps or probes that are not positive, a network
@@ -132,7 +134,14 @@ def predict_threshold(
                 found.value, found.lower, found.upper, steps=found.products, probes=0, standard_error=0.0,
                 _norms=norms, _spectrum=None, **about,
             )  # fmt: skip
-        spectrum = probe_spectra(matrix, steps=steps, probes=range(probes), seed=seed, semidefinite=operator == "ggn")
+        spectrum = probe_spectra(
+            matrix,
+            steps=steps,
+            probes=range(probes),
+            seed=seed,
+            semidefinite=operator == "ggn",
+            reorthogonalize=reorthogonalize,
+        )
     method = spectrum.width_threshold if predictor == "width" else spectrum.trace_bound
     result = method(lambda count: norms[count], tolerance)
     return Prediction(

@@ -13,7 +13,7 @@ from scipy.linalg import eigh_tridiagonal
 
 from .lanczos import Jacobi
 
-__all__ = ["Rule", "gauss", "radau", "squared"]
+__all__ = ["Rule", "gauss", "radau", "ritz", "squared"]
 
 
 class Rule(NamedTuple):
@@ -29,9 +29,14 @@ def _eigen(alpha: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return eigh_tridiagonal(alpha, beta)
 
 
+def ritz(jacobi: Jacobi) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (m,) and eigenvectors (m, m, one a column) of the Jacobi matrix."""
+    return _eigen(jacobi.alpha, jacobi.beta[:-1])
+
+
 def gauss(jacobi: Jacobi) -> Rule:
     """Gauss rule with m nodes: exact for polynomials up to degree 2m - 1 (Golub and Welsch 1969)."""
-    nodes, vectors = _eigen(jacobi.alpha, jacobi.beta[:-1])
+    nodes, vectors = ritz(jacobi)
     return Rule(nodes, vectors[0] ** 2)
 
 
@@ -42,7 +47,7 @@ def radau(jacobi: Jacobi, node: float = 0.0) -> Rule:
     """
     if jacobi.exact:
         return gauss(jacobi)
-    nodes, vectors = _eigen(jacobi.alpha, jacobi.beta[:-1])
+    nodes, vectors = ritz(jacobi)
     shifted = nodes - node
     # T_m has an eigenvalue at the node already: the limit is approached from a gap below rounding.
     tiny = np.finfo(float).eps * max(np.abs(nodes).max(), jacobi.beta[-1])

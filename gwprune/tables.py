@@ -121,7 +121,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             _EPSILON_RULE,
             _number("epsilon", "allowed rise of the training loss", "nats"),
             _count("dimension", "D, the number of prunable weights"),
-            _count("steps", "operator-vector products per probe (`quadratic`: in all)"),
+            _count("steps", "Lanczos steps per probe (`quadratic`: operator-vector products in all)"),
             _count("probes", "random probes (`quadratic`: 0)"),
             _number("threshold", "predicted threshold, a sparsity"),
             _number("threshold_lower", "lower end of its interval"),
@@ -167,7 +167,8 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         ],
     ),
     "costs": (
-        "What every job cost, from Snakemake's benchmark files. Jobs that serve all runs have an empty run, seed -1.",
+        "What the jobs before `aggregate` cost, from Snakemake's benchmark files; 0 where a job was too short to be"
+        " sampled. Jobs that serve all runs have an empty run, seed -1.",
         [
             _RUN,
             _SEED,

@@ -24,6 +24,10 @@ def _interval(value: float, lower: float, upper: float) -> str:
     return f"{value:.4f} [{lower:.4f}, {upper:.4f}]"
 
 
+def _bracketed(row: dict[str, Any] | None) -> bool:
+    return row is not None and row["empirical_lower"] > 0.0 and row["empirical_upper"] < 1.0
+
+
 def _measured(row: dict[str, Any] | None) -> str:
     if row is None:
         return "-"
@@ -62,7 +66,7 @@ def threshold_view(rows: list[dict[str, Any]], method: str = "magnitude") -> Tab
             *key[2:],
             _interval(*(prediction[f"predicted{part}"] for part in ("", "_lower", "_upper"))),
             *map(_measured, measured),
-            "-" if measured[0] is None else f"{measured[0]['gap']:+.4f}",
+            f"{measured[0]['gap']:+.4f}" if _bracketed(measured[0]) else "-",
         )
     return table
 

@@ -298,5 +298,12 @@ def squared_width(
         raise ValueError(f"pruned_norm must not be negative, got {pruned_norm}")
     if probes < 1:
         raise ValueError(f"probes must be at least 1, got {probes}")
-    estimate = probe_spectra(operator, steps=steps, probes=range(probes), seed=seed).width(pruned_norm, epsilon)
+    spectrum = probe_spectra(
+        operator,
+        steps=steps,
+        probes=range(probes),
+        seed=seed,
+        semidefinite=getattr(operator, "operator", "") == "ggn",
+    )
+    estimate = spectrum.width(pruned_norm, epsilon)
     return float(estimate.value), float(estimate.lower), float(estimate.upper)

@@ -7,7 +7,7 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator, model_validator
 
 from .. import datasets, models, pruning
 from ..thresholds import plain
@@ -45,6 +45,17 @@ class Strict(BaseModel):
     """Base of all sections: unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_values_as_numbers(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key, value in values.items():
+                field = cls.model_fields.get(key)
+                given = value if isinstance(value, list) else [value]
+                if field and field.annotation is not bool and any(isinstance(item, bool) for item in given):
+                    raise ValueError(f"{key}: a number or a name is wanted, got {value!r}")
+        return values
 
 
 class Named(Strict):
@@ -97,12 +108,14 @@ class Optimisation(Strict):
     batch_size: int = Field(default=128, ge=1, description="images per step")
     lr: float = Field(default=0.05, gt=0, description="learning rate of the first step after warm-up")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="SGD momentum")
-    nesterov: bool = Field(default=False, description="Nesterov momentum")
+    nesterov: StrictBool = Field(default=False, description="Nesterov momentum")
     weight_decay: float = Field(default=0.0, ge=0, description="l2 penalty on all parameters")
     schedule: Literal["constant", "cosine", "multistep"] = Field(
         default="cosine", description="learning-rate schedule; cosine falls to 0 with every step"
     )
-    milestones: list[int] = Field(default=[], description="epochs after which `multistep` multiplies lr by `gamma`")
+    milestones: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[], description="epochs after which `multistep` multiplies lr by `gamma`"
+    )
     gamma: float = Field(default=0.1, gt=0, description="factor of `multistep`")
     warmup_epochs: float = Field(default=0.0, ge=0, description="epochs of linear warm-up from 0")
     augmentation: Literal["none", "flip", "crop_flip"] = Field(
@@ -113,6 +126,8 @@ class Optimisation(Strict):
     def _consistent(self) -> Optimisation:
         if self.schedule == "multistep" and not self.milestones:
             raise ValueError("schedule 'multistep' needs milestones (epochs)")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} is longer than epochs, {self.epochs}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
         return self
@@ -141,7 +156,9 @@ class Spectrum(Strict):
     )
     batch_size: int | None = Field(default=None, ge=1, description="images per pass; null: by the memory budget")
     memory_mb: int = Field(default=3072, ge=1, description="MiB for autograd graphs that are kept between products")
-    reorthogonalize: bool = Field(default=True, description="keep the basis (steps x D numbers) and orthogonalise")
+    reorthogonalize: StrictBool = Field(
+        default=True, description="keep the basis (steps x D numbers) and orthogonalise"
+    )
 
     _unique_operators = field_validator("operators")(_unique)
 
@@ -267,7 +284,10 @@ class Experiment(Settings):
             raise ValueError(f"name {self.name!r} must start with a letter and hold letters, digits and '_' only")
         missing = [method for method in self.fine_tuning.methods if method not in self.pruning.methods]
         if missing:
-            raise ValueError(f"fine_tuning.methods lists {', '.join(missing)}, which pruning.methods does not")
+            raise ValueError(
+                f"fine_tuning.methods holds {', '.join(missing)}, which pruning.methods does not; allowed:"
+                f" {', '.join(self.pruning.methods)}, or [] for no fine-tuning"
+            )
         return self
 
     @property

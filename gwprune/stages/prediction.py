@@ -77,9 +77,10 @@ def quadratic(
     matrix = _operator(job, data, network, operator, settings)
     weights = matrix.prunable.flatten()
     ranking = rank("magnitude", matrix.prunable, job.seed)
+    gradient = matrix.gradient()
     rows = []
     for rule, epsilon in epsilons_of(dense, epsilon_rules).items():
-        result = quadratic_threshold(matrix, matrix.gradient(), weights, ranking.ranks, epsilon)
+        result = quadratic_threshold(matrix, gradient, weights, ranking.ranks, epsilon)
         logger.info("quadratic model with %s, epsilon %.6g: %s", operator, epsilon, result)
         rows.append(
             {

@@ -32,7 +32,7 @@ SPLITS = ("train", "val", "test")
 def rank_weights(job: Job, network: str, path: str, *, method: str) -> None:
     """Rank the prunable weights of the dense network by a method."""
     prunable = PrunableSet(load_network(network, job.device))
-    save_ranking(path, rank(method, prunable, job.seed), method)
+    save_ranking(path, rank(method, prunable, job.seed), method, prunable.signature)
 
 
 def _rows(
@@ -50,12 +50,12 @@ def _rows(
     return [{**common, "split": split, **values[split]} for split in SPLITS]
 
 
-def _loaded(job: Job, data: str, network: str, ranking: str):
+def _loaded(job: Job, data: str, network: str, ranking: str, method: str):
     model = load_network(network, job.device)
     prunable = PrunableSet(model)
     images = datasets.load(data)
     splits = {name: DeviceSplit.from_data(images, name, job.device) for name in SPLITS}
-    known = load_ranking(ranking, prunable.dimension)
+    known = load_ranking(ranking, prunable.dimension, prunable.signature, method)
     return model, prunable, splits, known, known.pruned_norms(prunable.flatten())
 
 
@@ -75,7 +75,7 @@ def sweep(
     accuracy_drops: Sequence[float],
 ) -> None:
     """One-shot sweep: the asked sparsities, then bisection of every criterion's bracket down to ``resolution``."""
-    model, prunable, splits, known, norms = _loaded(job, data, network, ranking)
+    model, prunable, splits, known, norms = _loaded(job, data, network, ranking, method)
     wanted = criteria_of(dense, epsilon_rules, accuracy_drops)
     grid: dict[float, dict[str, dict[str, float]]] = {}
     with tqdm(unit="network", disable=None) as bar:
@@ -88,8 +88,13 @@ def sweep(
 
         for sparsity in sorted({0.0, *sparsities}):
             grid[sparsity] = values(sparsity)
+        # A point that one criterion asks for may show another one's first miss elsewhere.
+        known_points = -1
+        while known_points != len(grid):
+            known_points = len(grid)
+            for criterion in wanted:
+                refine(grid, criterion, values, resolution, max(sparsities))
         for criterion in wanted:
-            refine(grid, criterion, values, resolution, max(sparsities))
             logger.info("%s %s: %s", criterion.name, criterion.epsilon_rule, empirical_threshold(grid, criterion))
     rows = [
         row for sparsity, found in grid.items() for row in _rows(job, method, "one_shot", known, norms, sparsity, found)
@@ -116,7 +121,7 @@ def finetune(
     checkpoint: str,
 ) -> None:
     """Prune to one sparsity, train on with the mask held, and evaluate."""
-    model, prunable, splits, known, norms = _loaded(job, data, network, ranking)
+    model, prunable, splits, known, norms = _loaded(job, data, network, ranking, method)
     mask = _prune(model, prunable, known, sparsity)
     plan = Recipe(**recipe)
     with tqdm(total=plan.epochs, unit="epoch", disable=None) as bar:

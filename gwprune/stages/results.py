@@ -121,6 +121,7 @@ def aggregate(
     }
     origin = job.provenance()
     joined = {name: combine(name, files, out[name], origin) for name, files in parts.items()}
+    origin = {**origin, "device": joined["sweep"].schema.metadata[b"gwprune.device"].decode()}
     empirical = write_table("empirical", empirical_rows(joined["sweep"], wanted), out["empirical"], origin)
     rows = threshold_rows(joined["predictions"], empirical)
     thresholds = write_table("thresholds", rows, out["thresholds"], origin)

@@ -20,6 +20,7 @@ from gwprune.artifacts import (
     save_ranking,
 )
 from gwprune.lanczos import Jacobi
+from gwprune.parameters import PrunableSet
 from gwprune.pruning import Ranking
 from gwprune.width import ProbeSpectrum
 
@@ -229,6 +230,18 @@ def test_the_ranking_of_another_network_is_named_with_both_sizes(tmp_path):
     save_ranking(path, Ranking(torch.arange(12)), "magnitude")
     with pytest.raises(ArtifactError, match=re.escape(f"{path} ranks 12 weights, the network has 13 prunable ones")):
         load_ranking(path, 13)
+
+
+def test_a_ranking_of_other_layers_of_the_same_size_or_of_another_method_is_refused(tmp_path):
+    path = tmp_path / "ranking.pt"
+    networks = [torch.nn.Linear(6, 2), torch.nn.Linear(4, 3)]
+    here, there = (PrunableSet(network).signature for network in networks)
+    save_ranking(path, Ranking(torch.arange(12)), "magnitude", here)
+    assert load_ranking(path, 12, here, "magnitude").dimension == 12
+    with pytest.raises(ArtifactError, match=r"ranking\.pt ranks the weights of another network"):
+        load_ranking(path, 12, there, "magnitude")
+    with pytest.raises(ArtifactError, match="by 'magnitude', not by 'random'"):
+        load_ranking(path, 12, here, "random")
 
 
 def test_a_ranking_file_that_holds_no_permutation_is_named(tmp_path):

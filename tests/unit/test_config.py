@@ -257,7 +257,10 @@ def test_a_name_that_is_no_file_name_is_refused(name):
 
 def test_fine_tuning_a_method_that_is_not_pruned_is_refused():
     line = only_fault(values(pruning={"methods": ["magnitude"]}, fine_tuning={"methods": ["magnitude", "random"]}))
-    assert line == "experiments.0: fine_tuning.methods lists random, which pruning.methods does not"
+    assert line == (
+        "experiments.0: fine_tuning.methods holds random, which pruning.methods does not; allowed: magnitude, or [] for"
+        " no fine-tuning"
+    )
 
 
 @pytest.mark.parametrize("section", ["training", "fine_tuning"])
@@ -710,3 +713,19 @@ def test_the_reference_describes_every_key():
             assert field.description in text
     for key in ("experiments", "seeds", "device", "results", "data_dir", "name", "dataset", "network", "options"):
         assert f"| `{key}` | " in text
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "words"),
+    [
+        ("training", {"epochs": True}, ["epochs", "True"]),
+        ("training", {"l1": [True]}, ["l1", "True"]),
+        ("training", {"nesterov": "yes"}, ["nesterov", "'yes'"]),
+        ("training", {"schedule": "multistep", "milestones": [-3]}, ["milestones", "-3"]),
+        ("training", {"epochs": 30, "warmup_epochs": 100}, ["warmup_epochs 100", "30"]),
+    ],
+)
+def test_truth_values_and_impossible_numbers_are_refused(section, values, words):
+    with pytest.raises(ConfigError) as caught:
+        config.load({"experiments": [{"dataset": "digits", "network": "fc"}], section: values})
+    assert all(word in str(caught.value) for word in words)

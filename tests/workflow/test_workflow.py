@@ -105,15 +105,21 @@ ALWAYS = {"aggregate", "all", "run_figure", "threshold_figure"}
         ("spectrum", {"steps": 25}, {"spectrum": 2, "predict": 1}),
         ("spectrum", {"probes": 2}, {"spectrum": 2, "predict": 1}),
         ("criteria", {"accuracy_drop": [1.0, 2.0]}, {"sweep": 2}),
-        ("resources", {"train": {"runtime": 7}}, None),
     ],
 )
 def test_a_change_reruns_the_jobs_that_depend_on_it_and_no_other(finished, tiny, section, values, expected):
     plan = finished.plan(changed(tiny, section, **values))
-    if expected is not None:
-        assert {rule: count for rule, count in plan.items() if rule not in ALWAYS} == expected
-    else:
-        assert not set(plan) - ALWAYS
+    assert {rule: count for rule, count in plan.items() if rule not in ALWAYS} == expected
+
+
+def test_resources_and_places_of_downloads_rerun_nothing(finished, tiny):
+    assert finished.plan({**tiny, "resources": {"train": {"runtime": 7}}, "data_dir": "elsewhere"}) == {}
+
+
+def test_a_file_without_experiments_does_not_inherit_those_of_the_default(tmp_path):
+    done = Workflow(tmp_path).run({"training": {"epochs": 3}}, "--dry-run")
+    assert done.returncode != 0
+    assert "experiments: Field required" in done.stdout + done.stderr
 
 
 def test_a_new_epsilon_rule_recomputes_no_spectrum_and_no_training(finished, tiny):

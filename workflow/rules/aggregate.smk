@@ -27,6 +27,6 @@ rule aggregate:
             for run, seed, _ in units()
         ],
         benchmarks=benchmarks(),
-        config=CONFIG.model_dump(mode="json"),
+        config=CONFIG.model_dump(mode="json", exclude={"resources", "results", "data_dir"}),
     script:
         "../scripts/aggregate.py"

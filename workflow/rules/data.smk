@@ -13,6 +13,5 @@ rule prepare_data:
         runtime=runtime_of("prepare"),
     params:
         dataset=dataset_of,
-        data_dir=CONFIG.data_dir,
     script:
         "../scripts/prepare_data.py"
