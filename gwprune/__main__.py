@@ -1,4 +1,4 @@
-"""Command line: `gwprune thresholds RESULTS | --config FILE`, `gwprune report --config FILE`, `gwprune config-docs [--check]`."""
+"""Command line: `gwprune thresholds`, `gwprune report`, `gwprune config-docs`; each with `--help`."""
 
 from __future__ import annotations
 
