@@ -3,9 +3,10 @@ VENV ?= .venv
 CORES ?= all
 PYTHON ?= python3
 CONFIG ?= config/config.yaml
-# What else Snakemake is told. gpu: jobs that may compute on a GPU of this machine at the same time.
-FLAGS ?= --quiet rules --resources gpu=$(GPUS)
-GPUS ?= 1
+# GPU jobs at the same time: as many as the machine has GPUs; without any they compute on the cores, which limit them.
+GPUS ?= $(shell nvidia-smi -L 2>/dev/null | wc -l)
+# What else Snakemake is told.
+FLAGS ?= --quiet rules $(if $(filter-out 0,$(GPUS)),--resources gpu=$(GPUS))
 
 python := $(VENV)/bin/python
 snakemake := $(VENV)/bin/snakemake --cores $(CORES) --configfile $(CONFIG) $(FLAGS)
