@@ -27,7 +27,7 @@ import torch
 from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
-from .lanczos import Jacobi, Lanczos, as_product, lanczos, operator_dtype
+from .lanczos import Jacobi, Lanczos, as_product, lanczos, operator_device, operator_dtype
 from .quadrature import gauss, ritz
 
 __all__ = ["GaussianProbes", "statistical_dimension"]
@@ -52,14 +52,9 @@ class GaussianProbes:
         generator = torch.Generator().manual_seed(seed)
         vectors = torch.randn(probes, dimension, generator=generator, dtype=torch.float64)
         vectors *= np.sqrt(dimension) / vectors.norm(dim=1, keepdim=True)
-        vectors = vectors.to(_device(operator), dtype)
+        vectors = vectors.to(operator_device(operator), dtype)
         # One after another: each keeps a basis of steps x D numbers.
         return cls(vectors, [lanczos(operator, [vector], steps)[0] for vector in vectors])
-
-
-def _device(operator: Any) -> torch.device | str:
-    device = getattr(operator, "device", "cpu")
-    return device if isinstance(device, torch.device) else "cpu"
 
 
 def _centre_run(operator: Any, center: Tensor, vectors: Tensor, steps: int) -> tuple[Jacobi, np.ndarray, float]:
@@ -149,7 +144,7 @@ def statistical_dimension(
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     vector = torch.as_tensor(np.asarray(center) if not isinstance(center, Tensor) else center)
-    vector = vector.to(_device(operator), operator_dtype(operator))
+    vector = vector.to(operator_device(operator), operator_dtype(operator))
     if vector.shape != (operator.shape[0],):
         raise ValueError(f"center must have shape ({operator.shape[0]},), got {tuple(vector.shape)}")
     if not bool((vector != 0).any()):

@@ -77,6 +77,12 @@ def operator_dtype(operator: Any) -> torch.dtype:
     return torch.float32 if dtype is not None and np.dtype(dtype) == np.float32 else torch.float64
 
 
+def operator_device(operator: Any) -> torch.device:
+    """Where ``operator`` multiplies: its own device when it is a torch one, else the CPU."""
+    device = getattr(operator, "device", None)
+    return device if isinstance(device, torch.device) else torch.device("cpu")
+
+
 def _dot(a: Tensor, b: Tensor) -> float:
     # The coefficients are kept in float64 whatever the vectors are: float32 sums of 10^7 terms lose digits.
     return float(torch.dot(a.double(), b.double()))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .lanczos import Jacobi, as_product, lanczos, operator_dtype, rademacher
+from .lanczos import Jacobi, as_product, lanczos, operator_device, operator_dtype, rademacher
 from .quadrature import Rule, gauss, radau, squared
 
 __all__ = ["CONFIDENCE", "Estimate", "ProbeSpectrum", "Spectrum", "crossing", "first_rise", "squared_width"]
@@ -260,8 +260,7 @@ def probe_spectra(
     One product with a random vector finds the rows that are exactly zero (dead units); the probes leave them out.
     """
     dimension, dtype = operator.shape[0], operator_dtype(operator)
-    device = getattr(operator, "device", "cpu")
-    device = "cpu" if isinstance(device, str) else device
+    device = operator_device(operator)
     # A sign vector can cancel in a row of small integers; Gaussian numbers cannot.
     scan = np.random.default_rng(np.random.SeedSequence([seed, 2**32])).standard_normal(dimension)
     zero = as_product(operator)(torch.from_numpy(scan).to(device, dtype)) == 0
