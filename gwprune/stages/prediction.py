@@ -16,10 +16,10 @@ from ..datasets import DeviceSplit
 from ..jobs import Job
 from ..parameters import PrunableSet
 from ..pruning import rank, removed_count
-from ..quadratic import quadratic_threshold
+from ..quadratic import QuadraticThreshold, quadratic_threshold
 from ..tables import write_table
 from ..thresholds import epsilons_of
-from ..width import Spectrum, probe_spectra
+from ..width import Estimate, Spectrum, probe_spectra
 
 __all__ = ["curve_sparsities", "predict", "quadratic", "spectrum"]
 
@@ -62,6 +62,28 @@ def spectrum(
     save_probe(path, result.probes[0])
 
 
+def _row(
+    key: Mapping[str, Any],
+    predictor: str,
+    epsilon: float,
+    dimension: int,
+    steps: int,
+    probes: int,
+    result: Estimate | QuadraticThreshold,
+) -> dict[str, Any]:
+    return {
+        **key,
+        "predictor": predictor,
+        "epsilon": epsilon,
+        "dimension": dimension,
+        "steps": steps,
+        "probes": probes,
+        "threshold": float(result.value),
+        "threshold_lower": float(result.lower),
+        "threshold_upper": float(result.upper),
+    }
+
+
 def quadratic(
     job: Job,
     data: str,
@@ -82,21 +104,8 @@ def quadratic(
     for rule, epsilon in epsilons_of(dense, epsilon_rules).items():
         result = quadratic_threshold(matrix, gradient, weights, ranking.ranks, epsilon)
         logger.info("quadratic model with %s, epsilon %.6g: %s", operator, epsilon, result)
-        rows.append(
-            {
-                **job.key,
-                "predictor": "quadratic",
-                "operator": operator,
-                "epsilon_rule": rule,
-                "epsilon": epsilon,
-                "dimension": ranking.dimension,
-                "steps": result.products,
-                "probes": 0,
-                "threshold": result.value,
-                "threshold_lower": result.lower,
-                "threshold_upper": result.upper,
-            }
-        )
+        key = {**job.key, "operator": operator, "epsilon_rule": rule}
+        rows.append(_row(key, "quadratic", epsilon, ranking.dimension, result.products, 0, result))
     write_table("predictions", rows, path, job.provenance())
 
 
@@ -146,17 +155,7 @@ def predict(
                 result = method(lambda count: norms[count], epsilon)
                 logger.info("%s, %s, %s (epsilon %.6g): %s", predictor, operator, rule, epsilon, result)
                 rows["predictions"].append(
-                    {
-                        **key,
-                        "predictor": predictor,
-                        "epsilon": epsilon,
-                        "dimension": known.dimension,
-                        "steps": known.steps,
-                        "probes": len(known.probes),
-                        "threshold": float(result.value),
-                        "threshold_lower": float(result.lower),
-                        "threshold_upper": float(result.upper),
-                    }
+                    _row(key, predictor, epsilon, known.dimension, known.steps, len(known.probes), result)
                 )
     for name, path in (("spectra", spectra), ("width_curves", curves), ("predictions", predictions)):
         write_table(name, rows[name], path, job.provenance())
