@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from .layers import Tape, Use
 from .parameters import PrunableSet
 
 __all__ = ["OPERATORS", "CurvatureOperator", "NotDeterministicError", "curvature_operator"]
@@ -85,53 +86,75 @@ def as_tensors(data: Any, device: torch.device) -> Batch:
 
 
 @dataclass
-class _Hessian:
-    """Graph of one batch's gradient, ready to be differentiated along a vector."""
+class _Recorded:
+    """What the derivative of one batch along a vector is made of: uses on the tape and gradients that it missed."""
 
-    gradient: tuple[Tensor, ...]
+    uses: list[Use]
+    missed: list[tuple[int, Tensor]]
 
-    @classmethod
-    def build(cls, forward: Callable[[], Tensor], loss: Callable[[Tensor], Tensor], parameters: list) -> _Hessian:
-        value = loss(forward())
-        return cls(torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True))
-
-    def product(self, parameters: list, vector: list[Tensor], keep: bool) -> Sequence[Tensor]:
-        pairs = [(g, v) for g, v in zip(self.gradient, vector, strict=True) if g.requires_grad]
-        if not pairs:  # a loss that is linear in every weight
-            return [torch.zeros_like(parameter) for parameter in parameters]
-        gradients, vectors = zip(*pairs, strict=True)
-        return torch.autograd.grad(
-            gradients, parameters, grad_outputs=vectors, retain_graph=keep, materialize_grads=True
-        )
+    def outer(self, vector: list[Tensor], *, inputs: bool) -> tuple[list[Tensor], list[Tensor]]:
+        """Tensors through which ``g^T v`` depends on the rest of the graph, and its derivatives in them."""
+        outputs, tangents = [], []
+        for use in self.uses:
+            if use.delta.requires_grad:
+                outputs.append(use.delta)
+                tangents.append(use.output_tangent(vector[use.number]))
+            if inputs and use.x.requires_grad:
+                outputs.append(use.x)
+                tangents.append(use.input_tangent(vector[use.number]))
+        for number, gradient in self.missed:
+            if gradient.requires_grad:
+                outputs.append(gradient)
+                tangents.append(vector[number])
+        return outputs, tangents
 
 
 @dataclass
-class _GaussNewton:
+class _Hessian(_Recorded):
+    """Graph of one batch's derivative, ready to be differentiated along a vector."""
+
+    @classmethod
+    def build(cls, tape: Tape, forward: Callable[[], Any], loss: Callable[[Any], Tensor], parameters: list) -> _Hessian:
+        with tape:
+            value = loss(forward())
+        return cls(*tape.record(value, parameters))
+
+    def product(self, parameters: list, vector: list[Tensor], keep: bool) -> Sequence[Tensor]:
+        with torch.no_grad():
+            outputs, tangents = self.outer(vector, inputs=True)
+        if not outputs:  # a loss that is linear in every weight
+            return [torch.zeros_like(parameter) for parameter in parameters]
+        return torch.autograd.grad(outputs, parameters, tangents, retain_graph=keep, materialize_grads=True)
+
+
+@dataclass
+class _GaussNewton(_Recorded):
     """Graphs of one batch's output, its vector-Jacobian product in a dummy u, and the loss's gradient in the output."""
 
     output: Tensor
     dummy: Tensor
-    pulled: tuple[Tensor, ...]
     head: Tensor
     head_gradient: Tensor
 
     @classmethod
-    def build(cls, forward: Callable[[], Tensor], loss: Callable[[Tensor], Tensor], parameters: list) -> _GaussNewton:
-        output = forward()
+    def build(cls, tape: Tape, forward: Callable[[], Any], loss: Callable[[Any], Tensor], parameters: list):
+        with tape:
+            output = forward()
         if not isinstance(output, Tensor):
             raise TypeError(f"the GGN needs a network with one tensor as output, got {type(output).__name__}")
         dummy = torch.zeros_like(output, requires_grad=True)
-        pulled = torch.autograd.grad(output, parameters, dummy, create_graph=True, materialize_grads=True)
+        recorded = tape.record(output, parameters, dummy)
         head = output.detach().requires_grad_()
         (head_gradient,) = torch.autograd.grad(loss(head), head, create_graph=True)
-        return cls(output, dummy, pulled, head, head_gradient)
+        return cls(*recorded, output, dummy, head, head_gradient)
 
     def product(self, parameters: list, vector: list[Tensor], keep: bool) -> Sequence[Tensor]:
-        pairs = [(p, v) for p, v in zip(self.pulled, vector, strict=True) if p.requires_grad]
-        if not pairs or not self.head_gradient.requires_grad:  # a loss that is linear in the output
+        with torch.no_grad():
+            # Linear in the dummy, which does not reach the layers' inputs.
+            outputs, tangents = self.outer(vector, inputs=False)
+        if not outputs or not self.head_gradient.requires_grad:  # a loss that is linear in the output
             return [torch.zeros_like(parameter) for parameter in parameters]
-        pulled, vectors = zip(*pairs, strict=True)
-        (tangent,) = torch.autograd.grad(pulled, self.dummy, grad_outputs=vectors, retain_graph=True)
+        (tangent,) = torch.autograd.grad(outputs, self.dummy, tangents, retain_graph=True)
         (cotangent,) = torch.autograd.grad(self.head_gradient, self.head, tangent, retain_graph=keep)
         return torch.autograd.grad(self.output, parameters, cotangent, retain_graph=keep, materialize_grads=True)
 
@@ -222,6 +245,7 @@ class CurvatureOperator:
     def _graph(self, part: slice):
         inputs, targets = take(self._inputs, part), take(self._targets, part)
         return _KINDS[self.operator].build(
+            Tape(self.prunable.parameters),
             lambda: self.forward(inputs), lambda output: self.loss_fn(output, targets), self.prunable.parameters
         )
 

@@ -1,6 +1,7 @@
 """Quadrature rules of a spectral measure from its Jacobi coefficients, with certified bounds.
 
-Golub and Meurant, Matrices, Moments and Quadrature with Applications (2010), chapters 3 and 6.
+Golub and Meurant, Matrices, Moments and Quadrature with Applications (2010), chapters 3 and 6; the rules of the
+squared matrix are our own, from Jensen's operator inequality.
 A rule is a pair (nodes, weights); the weights of one rule sum to 1.
 """
 
@@ -60,62 +61,20 @@ def radau(jacobi: Jacobi, node: float = 0.0) -> Rule:
 
 
 def squared(jacobi: Jacobi) -> tuple[Rule, Rule]:
-    """Gauss and Gauss-Radau (at 0) rules of the measure of (A^2, v), as nodes |lambda|, without a further product.
+    """Two rules of the measure of (A^2, v), nodes |lambda|, that bound an integral from below and from above.
 
-    On the Krylov space A is the Jacobi matrix T, and v is ``e_1``. Golub-Kahan bidiagonalisation ``T U = P B`` from
-    ``e_1`` gives the Jacobi matrix of A^2 as ``B^T B``; the singular values of B are the Gauss nodes, those of B with
-    its next column the Radau nodes, the last one 0. Nothing is squared, so small nodes keep their digits. j steps
-    reach row 2j + 1 of T, so m Lanczos steps and their residual norm carry floor(m/2).
-
-    Both rules are the Gauss rule of A itself, exact, when the measure is.
-
-    Raises:
-        ValueError: with fewer than 2 steps, unless the measure is exact.
+    With the basis V of m Lanczos steps ``A V = V' E``, E the Jacobi matrix with the row ``beta_m e_m^T`` below it, and
+    ``V^T A^2 V = E^T E``. For a function of A^2 that is operator convex, as ``c / (c + |A|)``, Jensen's operator
+    inequality (Hansen and Pedersen 1982) gives ``v^T phi(A^2) v >= e_1^T phi(E^T E) e_1``: the singular values of E as
+    nodes, the first components of its right singular vectors squared as weights. The same inequality for
+    ``(phi(0) - phi(x)) / x`` and the start ``A v`` bounds from above: the weights come from the left singular vectors,
+    and the left null vector holds the weight of the node 0. Each shrinks with every step; for the resolvents
+    ``1 / (t + A^2)`` the two are the ends of the Weyl disc, so nothing tighter follows from these coefficients.
     """
-    if jacobi.exact:
-        nodes, weights = gauss(jacobi)
-        return (Rule(np.abs(nodes), weights),) * 2
-    m = jacobi.steps
-    if m < 2:
-        raise ValueError("the rules of the squared operator need at least 2 Lanczos steps")
-    # Row m + 1 is reached, its diagonal entry never used.
-    diagonal, off = np.append(jacobi.alpha, 0.0), jacobi.beta
-
-    def multiply(x: np.ndarray) -> np.ndarray:
-        y = diagonal * x
-        y[:-1] += off * x[1:]
-        y[1:] += off * x[:-1]
-        return y
-
-    def normalised(x: np.ndarray, basis: np.ndarray) -> tuple[np.ndarray, float]:
-        for _ in range(2):
-            x = x - basis.T @ (basis @ x)
-        norm = float(np.linalg.norm(x))
-        return (x / norm if norm > floor else x), (norm if norm > floor else 0.0)
-
-    floor = 10 * np.finfo(float).eps * (np.abs(diagonal).max() + 2 * off.max())
-    right, left = np.zeros((m // 2 + 1, m + 1)), np.zeros((m // 2, m + 1))
-    right[0, 0] = 1.0
-    rows: list[float] = []
-    couplings: list[float] = []
-    for step in range(m // 2):
-        left[step], norm = normalised(multiply(right[step]), left[:step])
-        rows.append(norm)
-        if norm == 0.0:  # A is singular on an invariant space: the node 0 belongs to the measure
-            break
-        right[step + 1], norm = normalised(multiply(left[step]), right[: step + 1])
-        if norm == 0.0:
-            break
-        couplings.append(norm)
-    exact = norm == 0.0
-
-    def rule(matrix: np.ndarray) -> Rule:
-        _, values, vectors = np.linalg.svd(matrix)
-        return Rule(np.append(values, np.zeros(matrix.shape[1] - len(values))), vectors[:, 0] ** 2)
-
-    size = len(rows)
-    wide = np.zeros((size, size + 1))
-    wide[np.arange(size), np.arange(size)] = rows
-    wide[np.arange(len(couplings)), np.arange(len(couplings)) + 1] = couplings
-    lower = rule(wide[:, :size])
-    return lower, lower if exact else rule(wide)
+    steps, index = jacobi.steps, np.arange(jacobi.steps)
+    extended = np.zeros((steps + 1, steps))
+    extended[index, index] = jacobi.alpha
+    extended[index + 1, index] = jacobi.beta
+    extended[index[:-1], index[1:]] = jacobi.beta[:-1]
+    left, values, right = np.linalg.svd(extended)
+    return Rule(values, right[:, 0] ** 2), Rule(np.append(values, 0.0), left[0] ** 2)

@@ -74,7 +74,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             _key(
                 "rule",
                 pa.string(),
-                "`gauss`, `radau` (node fixed at 0), `squared_gauss`, `squared_radau` (rules of the squared operator)",
+                "`gauss`, `radau` (node fixed at 0), `squared_lower`, `squared_upper` (rules of the squared operator)",
             ),
             _number("node", "eigenvalue estimate; for the squared rules the square root of the node, an |eigenvalue|"),
             _number("weight", "spectral weight of the node"),

@@ -1,8 +1,8 @@
 """Width curve, its certified interval, and the thresholds that the predictors read from it.
 
 The width curve is ``omega = 1/D tr f(H)``, ``f(lambda) = 2 eps / (2 eps + R^2 |lambda|)`` (Zhang et al. 2024, arXiv
-2306.05857). As a function of ``mu = lambda^2`` f is completely monotone, so on the measure of H^2 a Gauss rule is a
-lower and a Gauss-Radau rule at 0 an upper bound, for an indefinite H too (Golub and Meurant 2010, section 6).
+2306.05857). As a function of ``mu = lambda^2`` f is a Stieltjes function, a mixture of ``1 / (t + mu)``, and so operator
+convex: the two rules of :func:`gwprune.quadrature.squared` enclose it, for an indefinite H too.
 """
 
 from __future__ import annotations
@@ -50,14 +50,9 @@ class ProbeSpectrum:
 
     @cached_property
     def rules(self) -> dict[str, Rule]:
-        """``gauss``, ``radau`` (of the matrix), ``squared_gauss``, ``squared_radau`` (nodes |lambda|)."""
+        """``gauss``, ``radau`` (of the matrix), ``squared_lower``, ``squared_upper`` (nodes |lambda|)."""
         rules = {"gauss": gauss(self.jacobi), "radau": radau(self.jacobi)}
-        if self.jacobi.steps == 1 and not self.jacobi.exact:
-            # One step knows one moment of A^2: all the mass at its root, or at 0.
-            root = np.hypot(self.jacobi.alpha, self.jacobi.beta)
-            rules["squared_gauss"], rules["squared_radau"] = Rule(root, np.ones(1)), Rule(np.zeros(1), np.ones(1))
-            return rules
-        rules["squared_gauss"], rules["squared_radau"] = squared(self.jacobi)
+        rules["squared_lower"], rules["squared_upper"] = squared(self.jacobi)
         return rules
 
     def full_rule(self, name: str) -> Rule:
@@ -68,21 +63,23 @@ class ProbeSpectrum:
         return Rule(np.append(rule.nodes, 0.0), np.append(rule.weights * share, 1.0 - share))
 
     def integrals(self, function: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(value, lower, upper) of ``v^T function(|A|) v / dimension`` for a completely monotone ``function`` of |A|^2.
+        """(value, lower, upper) of ``v^T function(|A|) v / dimension`` for an operator convex ``function`` of |A|^2.
 
-        ``function`` maps (..., m) nodes |lambda| to values of the same shape; the result has the shape (...).
+        The value is the middle: the centre of what the coefficients leave open settles within a few dozen steps, where
+        the plain Gauss rule jumps from step to step. ``function`` maps (..., m) nodes |lambda| to values of the same shape; the result has the shape (...).
         """
 
         def integral(name: str) -> np.ndarray:
             rule = self.full_rule(name)
             return function(np.abs(rule.nodes)) @ rule.weights
 
-        value = integral("gauss")
-        lower, upper = integral("squared_gauss"), integral("squared_radau")
+        lower, upper = integral("squared_lower"), integral("squared_upper")
         if self.semidefinite or self.jacobi.exact:
-            lower = np.maximum(lower, value)
-            upper = value if self.jacobi.exact else np.minimum(upper, integral("radau"))
-        return np.clip(value, lower, np.maximum(upper, lower)), lower, np.maximum(upper, lower)
+            gauss_value = integral("gauss")
+            lower = np.maximum(lower, gauss_value)
+            upper = gauss_value if self.jacobi.exact else np.minimum(upper, integral("radau"))
+        upper = np.maximum(upper, lower)
+        return (lower + upper) / 2, lower, upper
 
 
 @dataclass(frozen=True)
@@ -150,17 +147,16 @@ class Spectrum:
         return self._estimate(lambda size: 2 * epsilon / (2 * epsilon + squares * size))
 
     def mean_curvature(self) -> Estimate:
-        """``tr |H| / D``. The square root is the other way round: here Gauss is the upper, Radau the lower bound."""
+        """``tr |H| / D``. The square root is operator concave: the rules bound from the other sides."""
         parts = []
         for probe in self.probes:
-            rules = {name: probe.full_rule(name) for name in probe.rules}
-            value, above, below = (
-                float(np.abs(rules[name].nodes) @ rules[name].weights)
-                for name in ("gauss", "squared_gauss", "squared_radau")
+            below, above = (
+                float(rule.nodes @ rule.weights)
+                for rule in (probe.full_rule("squared_upper"), probe.full_rule("squared_lower"))
             )
             if probe.semidefinite:  # v^T |A| v is v^T A v, the first coefficient
-                below = above = value
-            parts.append((np.clip(value, below, above), below, above))
+                below = above = float(probe.jacobi.alpha[0]) * probe.active / probe.dimension
+            parts.append(((below + above) / 2, below, above))
         value, lower, upper = (float(np.mean([part[i] for part in parts])) for i in range(3))
         error = float(self._standard_error(lambda size: size))
         spread = _QUANTILE * error
