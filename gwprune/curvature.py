@@ -8,6 +8,7 @@ Products never form the matrix. For a mini-batch loss ``l(w)`` with gradient ``g
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from .compaction import compact
 from .layers import Tape, Use
 from .parameters import PrunableSet
 
@@ -26,7 +28,10 @@ __all__ = ["OPERATORS", "CurvatureOperator", "NotDeterministicError", "curvature
 OPERATORS = ("hessian", "ggn")
 _PROBE_SAMPLES = 8
 _DEFAULT_MEMORY_MB = 3072
-_CPU_BATCH = 2048  # larger batches fall out of a CPU's caches and gain nothing
+# On a CPU larger batches fall out of the caches (and their memory is fetched anew for every product); smaller ones
+# leave the kernels too little to do.
+_CPU_BATCH_BYTES = 32 * 2**20
+_CPU_BATCHES = (32, 2048)
 
 
 class NotDeterministicError(RuntimeError):
@@ -203,12 +208,15 @@ class CurvatureOperator:
         self.samples = count_samples(self._inputs)
         self.products = 0
         self._graphs: list | None = None
+        self._smaller: tuple[CurvatureOperator, Tensor] | None = None
+        self._batch_given, self._memory_mb = batch_size is not None, memory_mb
         per_sample = self._graph_bytes()
         if batch_size is None:
             # A quarter of the budget per batch: the products' own temporaries need room beside the graph.
             batch_size = max(1, int(memory_mb * 2**20 / 4 / per_sample))
             if self.device.type == "cpu":
-                batch_size = min(batch_size, _CPU_BATCH)
+                low, high = _CPU_BATCHES
+                batch_size = min(batch_size, max(low, min(high, int(_CPU_BATCH_BYTES / per_sample))))
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size = min(batch_size, self.samples)
@@ -246,7 +254,9 @@ class CurvatureOperator:
         inputs, targets = take(self._inputs, part), take(self._targets, part)
         return _KINDS[self.operator].build(
             Tape(self.prunable.parameters),
-            lambda: self.forward(inputs), lambda output: self.loss_fn(output, targets), self.prunable.parameters
+            lambda: self.forward(inputs),
+            lambda output: self.loss_fn(output, targets),
+            self.prunable.parameters,
         )
 
     def _batches(self) -> Iterator[tuple[slice, float]]:
@@ -298,6 +308,13 @@ class CurvatureOperator:
     # -- products ------------------------------------------------------------------------------------------------
 
     def _multiply(self, columns: list[Tensor]) -> list[Tensor]:
+        if self._smaller is not None:
+            inner, index = self._smaller
+            self.products += len(columns)
+            return [
+                torch.zeros_like(column).index_copy_(0, index, part)
+                for column, part in zip(columns, inner._multiply([column[index] for column in columns]), strict=True)
+            ]
         parameters = self.prunable.parameters
         vectors = [self.prunable.unflatten(column) for column in columns]
         sums = [torch.zeros_like(column) for column in columns]
@@ -345,6 +362,53 @@ class CurvatureOperator:
     def release(self) -> None:
         """Give back the memory of kept graphs; the next product builds them again."""
         self._graphs = None
+        if self._smaller is not None:
+            self._smaller[0].release()
+
+    def compact(self, seed: int = 0) -> int:
+        """Compute from now on with the network without its dead units: the same matrix to rounding, less work.
+
+        Takes one product with a random vector, which shows the rows that are exactly zero, and one to compare.
+
+        Returns:
+            The number of prunable weights that products still compute on: D when nothing could be taken out.
+        """
+        if self._smaller is not None:
+            return self._smaller[0].shape[0]
+        vector = torch.randn(self.shape[0], generator=torch.Generator().manual_seed(seed))
+        vector = vector.to(self.device, self.dtype)
+        keep, self._keep = self._keep, False
+        expected = self._multiply([vector])[0]
+        self._keep = keep
+
+        def run(model: nn.Module) -> None:
+            for part, _ in self._batches():
+                inputs = take(self._inputs, part)
+                model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+        found = compact(self.model, self.prunable, expected == 0, run)
+        if found is None:
+            return self.shape[0]
+        inner = CurvatureOperator(
+            found.model,
+            self.loss_fn,
+            self.data,
+            operator=self.operator,
+            batch_size=self.batch_size if self._batch_given else None,
+            memory_mb=self._memory_mb,
+        )
+        self.release()
+        self._smaller = inner, found.index.to(self.device)
+        difference = (self._multiply([vector])[0] - expected).norm()
+        if difference > 1e4 * torch.finfo(self.dtype).eps * expected.norm():
+            self._smaller = None
+            warnings.warn(
+                "the network without its dead units has another curvature (relative difference"
+                f" {(difference / expected.norm()).item():.2g}); products stay on the full network",
+                stacklevel=2,
+            )
+            return self.shape[0]
+        return inner.shape[0]
 
 
 def curvature_operator(

@@ -1,0 +1,241 @@
+"""Dead units taken out of a network: the same function on the same samples, with fewer weights to compute on.
+
+A unit (or channel) is dead when what it hands to the next layer is zero on every sample, and the curvature's rows of
+all its incoming and outgoing weights are exactly zero: then neither the samples nor a small change of any weight see
+it. l1 training leaves many. The network's graph (torch.fx) tells which layer feeds which; what cannot be traced, or is
+not a plain chain from one layer to the next, stays as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from .parameters import PrunableSet
+
+__all__ = ["Compacted", "compact"]
+
+# Each maps every channel on its own, and a channel of zeros may pass.
+_CHANNELWISE_MODULES = (
+    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus,
+    nn.Hardtanh, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
+    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, _BatchNorm,
+)  # fmt: skip
+_CHANNELWISE_FUNCTIONS = {
+    torch.relu, functional.relu, functional.gelu, functional.silu, torch.tanh, torch.sigmoid, functional.dropout,
+    functional.max_pool1d, functional.max_pool2d, functional.avg_pool1d, functional.avg_pool2d,
+    functional.adaptive_avg_pool2d,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """The smaller network, and where each of its prunable weights stands among those of the full one, (D',)."""
+
+    model: nn.Module
+    index: Tensor
+
+
+@dataclass
+class _Link:
+    """Layer ``target`` takes, through channelwise maps, the output of ``source`` (None: the network's input)."""
+
+    source: str | None
+    target: str
+    norms: list[str]
+
+
+def _is_flatten(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        module = modules[node.target]
+        return isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
+    if node.target in (torch.flatten, "flatten"):
+        return node.args[1:] == (1,) and not node.kwargs
+    return False
+
+
+def _is_channelwise(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return isinstance(modules[node.target], _CHANNELWISE_MODULES)
+    return node.target in _CHANNELWISE_FUNCTIONS if node.op == "call_function" else node.target == "relu"
+
+
+def _links(graph: fx.Graph, modules: dict[str, nn.Module], names: set[str]) -> Iterable[_Link]:
+    """Chains between the layers ``names``, each called once, in which every step has one user."""
+    calls = [node.target for node in graph.nodes if node.op == "call_module"]
+    for node in graph.nodes:
+        if node.op != "call_module" or node.target not in names or calls.count(node.target) != 1:
+            continue
+        norms, before = [], node.args[0] if node.args else None
+        while isinstance(before, fx.Node) and len(before.users) == 1:
+            if before.op == "placeholder":
+                yield _Link(None, node.target, [])
+                break
+            if before.op == "call_module" and before.target in names:
+                if calls.count(before.target) == 1:
+                    yield _Link(before.target, node.target, norms)
+                break
+            if not (_is_flatten(before, modules) or _is_channelwise(before, modules)):
+                break
+            if before.op == "call_module" and isinstance(modules[before.target], _BatchNorm):
+                if calls.count(before.target) != 1:
+                    break
+                norms.append(before.target)
+            before = before.args[0] if before.args else None
+
+
+def _seen_inputs(model: nn.Module, names: Iterable[str], run: Callable[[nn.Module], None]) -> dict[str, Tensor]:
+    """Of the layers ``names``: which input features (axis 1) are ever not zero."""
+    seen: dict[str, Tensor] = {}
+    handles = []
+    for name in names:
+        module = model.get_submodule(name)
+
+        def look(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+            used = (inputs[0] != 0).transpose(0, 1).flatten(1).any(dim=1)
+            if inputs[0].ndim != module.weight.ndim:  # its features are not axis 1
+                used = torch.ones(module.weight.shape[1], dtype=torch.bool, device=used.device)
+            seen[name] = used | seen[name] if name in seen else used
+
+        handles.append(module.register_forward_pre_hook(look))
+    try:
+        with torch.no_grad():
+            run(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+class _Columns(nn.Module):
+    """The features ``index`` of the network's input."""
+
+    def __init__(self, index: Tensor):
+        super().__init__()
+        self.register_buffer("index", index)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.index_select(1, self.index)
+
+
+def _plain(module: nn.Module) -> bool:
+    """A layer whose outputs are axis 0 and inputs axis 1 of its weight, all connected, and nothing hooked to it."""
+    hooked = module._forward_hooks or module._forward_pre_hooks or getattr(module, "parametrizations", None)
+    if hooked or isinstance(module, _ConvTransposeNd):
+        return False
+    return type(module) is nn.Linear or (isinstance(module, _ConvNd) and module.groups == 1)
+
+
+def compact(
+    model: nn.Module, prunable: PrunableSet, zero: Tensor, run: Callable[[nn.Module], None]
+) -> Compacted | None:
+    """``model`` without its dead units.
+
+    Args:
+        model: in eval mode; not changed.
+        prunable: its prunable set, of size D.
+        zero: (D,), which rows of the curvature are exactly zero.
+        run: passes every sample through the module it is given.
+
+    Returns:
+        None when the network cannot be traced or has no dead unit.
+    """
+    try:
+        traced = fx.symbolic_trace(copy.deepcopy(model))
+    except Exception:  # whatever Python a forward method runs may fail on symbolic values  # noqa: BLE001
+        return None
+    modules = dict(traced.named_modules())
+    weights = {name.removesuffix(".weight"): parameter for name, parameter in traced.named_parameters()}
+    names = {name.removesuffix("weight").removesuffix(".") for name in prunable.names}
+    owners = [id(module.weight) for module in modules.values() if isinstance(getattr(module, "weight", None), Tensor)]
+    fetched = {node.target.removesuffix(".weight") for node in traced.graph.nodes if node.op == "get_attr"}
+    names = {
+        name
+        for name in names - fetched
+        if name in modules and name in weights and _plain(modules[name]) and owners.count(id(weights[name])) == 1
+    }
+    links = [link for link in _links(traced.graph, modules, names) if link.source != link.target]
+    if not links:
+        return None
+    masks = dict(zip(prunable.names, prunable.unflatten(zero), strict=True))
+    seen = _seen_inputs(traced, [link.target for link in links], run)
+    outputs = {name: torch.ones(len(weights[name]), dtype=torch.bool, device=zero.device) for name in names}
+    inputs = {name: torch.ones(weights[name].shape[1], dtype=torch.bool, device=zero.device) for name in names}
+    for link in links:
+        rows = masks[f"{link.target}.weight"]
+        dead = rows.transpose(0, 1).flatten(1).all(dim=1) & ~seen[link.target]
+        if link.source is None:
+            if rows.ndim == 2:
+                inputs[link.target] = ~dead
+            continue
+        channels = len(outputs[link.source])
+        if len(dead) % channels:
+            continue
+        dead = dead.view(channels, -1).all(dim=1) & masks[f"{link.source}.weight"].flatten(1).all(dim=1)
+        if dead.all():  # a layer without units is no layer
+            dead[0] = False
+        outputs[link.source] = ~dead
+        inputs[link.target] = (~dead).repeat_interleave(len(inputs[link.target]) // channels)
+        for norm in link.norms:
+            _shrink_norm(modules[norm], ~dead)
+    if all(bool(kept.all()) for kept in (*outputs.values(), *inputs.values())):
+        return None
+    for name in names:
+        _shrink_layer(modules[name], outputs[name], inputs[name])
+    known = set(prunable.names)
+    if not known.issuperset(PrunableSet(traced).names):  # shared under a name of its own
+        return None
+    for link in links:
+        if link.source is None and not inputs[link.target].all():
+            if not inputs[link.target].any():
+                return None
+            small = nn.Sequential(_Columns(inputs[link.target].nonzero().flatten()), modules[link.target])
+            parent, _, leaf = link.target.rpartition(".")
+            setattr(traced.get_submodule(parent), leaf, small)
+    return Compacted(traced.eval(), _positions(traced, prunable, outputs, inputs))
+
+
+def _shrink_norm(norm: nn.Module, kept: Tensor) -> None:
+    norm.num_features = int(kept.sum())
+    for name in ("weight", "bias"):
+        if getattr(norm, name) is not None:
+            setattr(norm, name, nn.Parameter(getattr(norm, name).detach()[kept]))
+    for name in ("running_mean", "running_var"):
+        if getattr(norm, name) is not None:
+            setattr(norm, name, getattr(norm, name)[kept])
+
+
+def _shrink_layer(layer: nn.Module, outputs: Tensor, inputs: Tensor) -> None:
+    layer.weight = nn.Parameter(layer.weight.detach()[outputs][:, inputs].clone())
+    if layer.bias is not None:
+        layer.bias = nn.Parameter(layer.bias.detach()[outputs])
+    sizes = ("out_features", "in_features") if isinstance(layer, nn.Linear) else ("out_channels", "in_channels")
+    setattr(layer, sizes[0], int(outputs.sum()))
+    setattr(layer, sizes[1], int(inputs.sum()))
+
+
+def _positions(traced: nn.Module, prunable: PrunableSet, outputs: Any, inputs: Any) -> Tensor:
+    """Flat positions in the full set of the weights that are left, in the order of the smaller network's own set."""
+    offsets, offset = {}, 0
+    for name, size in zip(prunable.names, prunable.sizes, strict=True):
+        offsets[name] = offset
+        offset += size
+    shapes = dict(zip(prunable.names, prunable.shapes, strict=True))
+    parts = []
+    for name in PrunableSet(traced).names:
+        original = name if name in offsets else name.removesuffix("1.weight") + "weight"  # it stands behind its columns
+        grid = torch.arange(shapes[original].numel()).view(shapes[original])
+        layer = original.removesuffix(".weight")
+        if layer in outputs:
+            grid = grid[outputs[layer].cpu()][:, inputs[layer].cpu()]
+        parts.append(grid.flatten() + offsets[original])
+    return torch.cat(parts)
