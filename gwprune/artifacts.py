@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _FORMAT = 1
+_PROBE_FORMAT = 2
 
 
 class ArtifactError(Exception):
@@ -140,12 +141,13 @@ def save_probe(path: str | os.PathLike, probe: ProbeSpectrum) -> None:
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         np.savez(
             stream,
-            format=_FORMAT,
+            format=_PROBE_FORMAT,
             alpha=probe.jacobi.alpha,
             beta=probe.jacobi.beta,
             dimension=probe.dimension,
             active=probe.active,
             semidefinite=probe.semidefinite,
+            precision=probe.precision,
         )
 
 
@@ -157,13 +159,14 @@ def load_probe(path: str | os.PathLike) -> ProbeSpectrum:
     """
     try:
         with np.load(path, allow_pickle=False) as values:
-            if int(values["format"]) != _FORMAT:
-                raise ArtifactError(f"{path} has format {int(values['format'])}, this version reads {_FORMAT}")
+            if int(values["format"]) != _PROBE_FORMAT:
+                raise ArtifactError(f"{path} has format {int(values['format'])}, this version reads {_PROBE_FORMAT}")
             return ProbeSpectrum(
                 Jacobi(values["alpha"], values["beta"]),
                 int(values["dimension"]),
                 int(values["active"]),
                 bool(values["semidefinite"]),
+                float(values["precision"]),
             )
     except ArtifactError:
         raise

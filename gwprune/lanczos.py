@@ -6,7 +6,9 @@ the operations; "twice is enough" for the reorthogonalisation (Giraud, Langou, R
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Jacobi", "Lanczos", "as_product", "lanczos", "rademacher"]
+__all__ = ["STORAGES", "Jacobi", "Lanczos", "as_product", "iterate", "lanczos", "rademacher"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,21 @@ def _dot(a: Tensor, b: Tensor) -> float:
     return float(torch.dot(a.double(), b.double()))
 
 
+STORAGES = ("device", "host", "disk")
+
+
+def _allocate(shape: tuple[int, int], like: Tensor, storage: str) -> Tensor:
+    if storage != "disk":
+        return torch.empty(shape, dtype=like.dtype, device=like.device if storage == "device" else "cpu")
+    directory = tempfile.gettempdir()
+    wanted, free = shape[0] * shape[1] * like.element_size(), shutil.disk_usage(directory).free
+    if wanted > free:
+        raise OSError(f"{directory} has {free >> 20} MiB free, the Lanczos basis needs {wanted >> 20}; set TMPDIR")
+    with tempfile.NamedTemporaryFile(dir=directory, prefix="gwprune-basis-") as file:
+        # The mapping outlives the name, and nothing is left behind when the process ends, however it ends.
+        return torch.from_file(file.name, shared=True, size=shape[0] * shape[1], dtype=like.dtype).view(shape)
+
+
 class Lanczos:
     """One Lanczos run, a step at a time: multiply :attr:`vector` by the operator, hand the result to :meth:`absorb`.
 
@@ -98,15 +115,15 @@ class Lanczos:
         start: vector (D,), not zero.
         steps: the most steps to take; never more than D.
         reorthogonalize: keep the basis and orthogonalise twice against all of it.
-        storage: device of the kept basis; by default that of ``start``.
+        storage: where the kept basis lies: ``"device"`` (that of ``start``), ``"host"`` memory, or ``"disk"`` (an
+            unlinked file in the directory for temporary files, which TMPDIR sets).
 
     Raises:
-        ValueError: for a zero or non-finite start, or ``steps`` below 1.
+        ValueError: for a zero or non-finite start, ``steps`` below 1, or an unknown storage.
+        OSError: naming the directory, when the disk cannot hold the basis.
     """
 
-    def __init__(
-        self, start: Tensor, steps: int, *, reorthogonalize: bool = True, storage: torch.device | str | None = None
-    ):
+    def __init__(self, start: Tensor, steps: int, *, reorthogonalize: bool = True, storage: str = "device"):
         norm = float(start.double().norm())
         if not np.isfinite(norm) or norm == 0.0:
             raise ValueError("the start vector of a Lanczos run must be finite and not zero")
@@ -118,11 +135,11 @@ class Lanczos:
         self.beta: list[float] = []
         self.done = False
         self._previous = torch.zeros_like(self.vector)
+        if storage not in STORAGES:
+            raise ValueError(f"storage must be one of {', '.join(STORAGES)}, got {storage!r}")
         self._basis: Tensor | None = None
         if reorthogonalize:
-            self._basis = torch.empty(
-                (self.steps, len(start)), dtype=start.dtype, device=start.device if storage is None else storage
-            )
+            self._basis = _allocate((self.steps, len(start)), start, storage)
 
     def absorb(self, product: Tensor) -> None:
         """Take ``product = A @ self.vector``, extend the coefficients and move :attr:`vector` on.
@@ -138,10 +155,7 @@ class Lanczos:
         residual.sub_(self.vector, alpha=alpha)
         if self._basis is not None:
             self._basis[step] = self.vector
-            kept = self._basis[: step + 1]
-            for _ in range(2):
-                local = residual.to(kept.device)
-                residual.sub_((kept.t() @ (kept @ local)).to(residual.device))
+            self._orthogonalise(residual, self._basis[: step + 1])
         beta = float(residual.double().norm())
         if not np.isfinite(alpha) or not np.isfinite(beta):
             raise FloatingPointError(f"Lanczos step {step + 1}: the operator's product is not finite")
@@ -158,9 +172,46 @@ class Lanczos:
         else:
             self._previous, self.vector = self.vector, residual.div_(beta)
 
+    @staticmethod
+    def _orthogonalise(residual: Tensor, kept: Tensor) -> None:
+        before = float(residual.double().norm())
+        for _ in range(2):
+            local = residual.to(kept.device)
+            residual.sub_((kept.t() @ (kept @ local)).to(residual.device))
+            after = float(residual.double().norm())
+            # A pass that took little away left nothing behind (Daniel, Gragg, Kaufman, Stewart 1976).
+            if not after < 0.7 * before:
+                break
+            before = after
+
     def result(self) -> Jacobi:
         """The coefficients so far."""
         return Jacobi(np.array(self.alpha), np.array(self.beta))
+
+
+def iterate(
+    operator: Any,
+    starts: Sequence[Tensor],
+    steps: int,
+    *,
+    reorthogonalize: bool = True,
+    storage: str = "device",
+) -> Iterator[list[Lanczos]]:
+    """Lanczos from each start (D,), in step with one another, so that an operator can share a block product.
+
+    Yields:
+        The runs, after each step; ends when every run is done.
+    """
+    product = as_product(operator)
+    runs = [Lanczos(start, steps, reorthogonalize=reorthogonalize, storage=storage) for start in starts]
+    while active := [run for run in runs if not run.done]:
+        if len(active) == 1:
+            active[0].absorb(product(active[0].vector))
+        else:
+            block = product(torch.stack([run.vector for run in active], dim=1))
+            for run, column in zip(active, block.unbind(1), strict=True):
+                run.absorb(column)
+        yield runs
 
 
 def lanczos(
@@ -169,9 +220,10 @@ def lanczos(
     steps: int,
     *,
     reorthogonalize: bool = True,
+    storage: str = "device",
     progress: Callable[[int], None] | None = None,
 ) -> list[Jacobi]:
-    """Run Lanczos from each start vector (D,), in step with one another, so that an operator can share a block product.
+    """Run :func:`iterate` to its end.
 
     Args:
         operator: symmetric, with ``shape`` (D, D) and ``@``.
@@ -180,18 +232,9 @@ def lanczos(
     Returns:
         The Jacobi coefficients of each start; a run that ends in an invariant subspace has fewer steps.
     """
-    product = as_product(operator)
-    runs = [Lanczos(start, steps, reorthogonalize=reorthogonalize) for start in starts]
-    for step in range(max(run.steps for run in runs)):
-        active = [run for run in runs if not run.done]
-        if not active:
-            break
-        if len(active) == 1:
-            active[0].absorb(product(active[0].vector))
-        else:
-            block = product(torch.stack([run.vector for run in active], dim=1))
-            for run, column in zip(active, block.unbind(1), strict=True):
-                run.absorb(column)
+    rounds = iterate(operator, starts, steps, reorthogonalize=reorthogonalize, storage=storage)
+    runs: list[Lanczos] = []
+    for runs in rounds:
         if progress is not None:
-            progress(step + 1)
+            progress(max(len(run.alpha) for run in runs))
     return [run.result() for run in runs]

@@ -14,7 +14,7 @@ from .curvature import OPERATORS, CurvatureOperator, count_samples, curvature_op
 from .evaluation import eval_mode
 from .pruning import rank, removed_count
 from .quadratic import quadratic_threshold
-from .width import Estimate, Spectrum, probe_spectra
+from .width import Estimate, Spectrum, probe_spectra, refine
 
 __all__ = ["PREDICTORS", "Prediction", "predict_threshold"]
 
@@ -27,7 +27,8 @@ class Prediction:
     """What :func:`predict_threshold` found. Thresholds are sparsities, epsilon is in units of the loss.
 
     ``lower <= threshold <= upper``; ``standard_error`` is that of the threshold over random probes.
-    ``steps`` counts operator-vector products per probe (``quadratic``: in all).
+    ``steps`` counts operator-vector products per probe (``quadratic``: in all). ``tolerance_met`` says whether the
+    interval became as narrow as asked, or the steps were spent first; None when no tolerance was asked.
     """
 
     threshold: float
@@ -40,6 +41,7 @@ class Prediction:
     standard_error: float
     predictor: str
     operator: str
+    tolerance_met: bool | None
     _norms: np.ndarray = field(repr=False)
     _spectrum: Spectrum | None = field(repr=False)
 
@@ -81,9 +83,11 @@ def predict_threshold(
     epsilon: str | float = "batch_std",
     steps: int = 128,
     probes: int = 1,
+    tolerance: float | None = None,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     reorthogonalize: bool = True,
+    storage: str = "device",
     seed: int = 0,
 ) -> Prediction:
     """Predict how sparse global magnitude pruning can make ``model`` before its loss rises by ``epsilon``.
@@ -97,13 +101,16 @@ def predict_threshold(
         epsilon: a positive number in units of the loss, or ``"batch_std"``: the standard deviation of the loss over
             mini-batches of 128 samples in the order of ``data``.
         steps: Lanczos steps per probe.  probes: Rademacher probes.  seed: of the probes.
+        tolerance: width of the interval, in sparsity, at which to stop: takes steps, and further probes once their
+            spread is what keeps the interval open, until ``steps`` products are spent in all.
         batch_size: samples per pass; by default as many as fit the memory budget.
         device: where to compute (the model is moved); by default where it is.
         reorthogonalize: keep ``steps`` x D numbers per probe and orthogonalise; False for very large networks.
+        storage: of those numbers: ``"device"``, ``"host"`` memory or ``"disk"``.
 
     Raises:
-        ValueError: for an unknown operator or predictor, an epsilon, steps or probes that are not positive, a network
-            without prunable weights, or ``"batch_std"`` with fewer than two batches.
+        ValueError: for an unknown operator or predictor, an epsilon, steps, probes or tolerance that are not positive,
+            a network without prunable weights, or ``"batch_std"`` with fewer than two batches.
         NotDeterministicError: for a network that is random in eval mode.
 
     Example:
@@ -121,32 +128,45 @@ def predict_threshold(
         raise ValueError(f"predictor must be one of {', '.join(PREDICTORS)}, got {predictor!r}")
     if steps < 1 or probes < 1:
         raise ValueError(f"steps and probes must be at least 1, got {steps} and {probes}")
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must be between 0 and 1, got {tolerance}")
     with eval_mode(model):
         matrix = curvature_operator(model, loss_fn, data, operator=operator, batch_size=batch_size, device=device)
-        tolerance = _deviation(matrix) if epsilon == "batch_std" else _positive(epsilon)
+        epsilon_value = _deviation(matrix) if epsilon == "batch_std" else _positive(epsilon)
         ranking = rank("magnitude", matrix.prunable, seed)
         weights = matrix.prunable.flatten()
         norms = ranking.pruned_norms(weights)
-        about = {"epsilon": tolerance, "dimension": matrix.shape[0], "predictor": predictor, "operator": operator}
+        about = {"epsilon": epsilon_value, "dimension": matrix.shape[0], "predictor": predictor, "operator": operator}
         if predictor == "quadratic":
-            found = quadratic_threshold(matrix, matrix.gradient(), weights, ranking.ranks, tolerance)
+            resolution = {} if tolerance is None else {"resolution": tolerance}
+            found = quadratic_threshold(matrix, matrix.gradient(), weights, ranking.ranks, epsilon_value, **resolution)
+            met = None if tolerance is None else found.upper - found.lower <= tolerance
             return Prediction(
                 found.value, found.lower, found.upper, steps=found.products, probes=0, standard_error=0.0,
-                _norms=norms, _spectrum=None, **about,
+                tolerance_met=met, _norms=norms, _spectrum=None, **about,
             )  # fmt: skip
-        spectrum = probe_spectra(
-            matrix,
-            steps=steps,
-            probes=range(probes),
-            seed=seed,
-            semidefinite=operator == "ggn",
-            reorthogonalize=reorthogonalize,
-        )
-    method = spectrum.width_threshold if predictor == "width" else spectrum.trace_bound
-    result = method(lambda count: norms[count], tolerance)
+
+        def threshold(spectrum: Spectrum) -> Estimate:
+            method = spectrum.width_threshold if predictor == "width" else spectrum.trace_bound
+            return method(lambda count: norms[count], epsilon_value)
+
+        matrix.compact(seed)
+        options: dict[str, Any] = {
+            "steps": steps,
+            "seed": seed,
+            "semidefinite": operator == "ggn",
+            "reorthogonalize": reorthogonalize,
+            "storage": storage,
+        }
+        if tolerance is None:
+            spectrum, met = probe_spectra(matrix, probes=range(probes), **options), None
+        else:
+            spectrum, met = refine(matrix, threshold, tolerance, probes=probes, **options)
+    result = threshold(spectrum)
     return Prediction(
-        float(result.value), float(result.lower), float(result.upper), steps=spectrum.steps, probes=probes,
-        standard_error=float(result.standard_error), _norms=norms, _spectrum=spectrum, **about,
+        float(result.value), float(result.lower), float(result.upper), steps=spectrum.steps,
+        probes=len(spectrum.probes), standard_error=float(result.standard_error), tolerance_met=met, _norms=norms,
+        _spectrum=spectrum, **about,
     )  # fmt: skip
 
 

@@ -308,6 +308,6 @@ def test_a_probe_file_of_another_format_is_named(tmp_path):
     with np.load(path) as stored:
         entries = dict(stored)
     with open(path, "wb") as stream:
-        np.savez(stream, **{**entries, "format": np.array(2)})
-    with pytest.raises(ArtifactError, match=re.escape(f"{path} has format 2, this version reads 1")):
+        np.savez(stream, **{**entries, "format": np.array(1)})
+    with pytest.raises(ArtifactError, match=re.escape(f"{path} has format 1, this version reads 2")):
         load_probe(path)
