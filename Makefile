@@ -12,7 +12,7 @@ python := $(VENV)/bin/python
 snakemake := $(VENV)/bin/snakemake --cores $(CORES) --configfile $(CONFIG) $(FLAGS)
 stamp := $(VENV)/.gwprune-complete
 
-.PHONY: help demo run report test lint docs clean-results
+.PHONY: help demo run report test lint docs studies bench bench-intervals
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -42,3 +42,22 @@ lint: $(stamp)  ## format and lint checks
 
 docs: $(stamp)  ## generate the configuration's schema and reference from the typed models
 	$(python) -m gwprune config-docs
+
+studies: $(stamp)  ## coverage of the intervals and the phase transition: docs/certificate.md
+	$(python) -m benchmarks.coverage
+	$(python) -m benchmarks.phase_transition
+
+# The other libraries are needed by the benchmarks alone.
+$(VENV)/.gwprune-bench: $(stamp)
+	@$(python) -m pip install --quiet --disable-pip-version-check -c envs/constraints.txt -e '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.gwprune-bench  ## products against other libraries, and memory: docs/speed.md; idle machine
+	$(python) -m benchmarks.products
+	$(python) -m benchmarks.memory
+
+bench-intervals: $(VENV)/.gwprune-bench  ## train three networks, then docs/intervals.md; about an hour on two cores
+	@$(MAKE) --no-print-directory run CONFIG=config/fashion_mnist.yaml
+	@$(MAKE) --no-print-directory run CONFIG=benchmarks/networks.yaml
+	$(python) -m benchmarks.intervals
+	$(python) -m benchmarks.end_to_end

@@ -9,6 +9,7 @@ not a plain chain from one layer to the next, stays as it is.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -23,17 +24,21 @@ from .parameters import PrunableSet
 
 __all__ = ["Compacted", "compact"]
 
-# Each maps every channel on its own, and a channel of zeros may pass.
-_CHANNELWISE_MODULES = (
+# Each maps every feature on its own, and a feature of zeros may pass.
+_POINTWISE_MODULES = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus,
-    nn.Hardtanh, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
-    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
-    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, _BatchNorm,
+    nn.Hardtanh, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, _BatchNorm,
 )  # fmt: skip
-_CHANNELWISE_FUNCTIONS = {
+_POINTWISE_FUNCTIONS = {
     torch.relu, functional.relu, functional.gelu, functional.silu, torch.tanh, torch.sigmoid, functional.dropout,
-    functional.max_pool1d, functional.max_pool2d, functional.avg_pool1d, functional.avg_pool2d,
-    functional.adaptive_avg_pool2d,
+}  # fmt: skip
+# Each maps every channel on its own when this many axes follow the channels.
+_POOLS: dict[Any, int] = {
+    functional.max_pool1d: 1, functional.max_pool2d: 2, functional.avg_pool1d: 1, functional.avg_pool2d: 2,
+    functional.adaptive_avg_pool2d: 2,
+    nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3, nn.AvgPool1d: 1, nn.AvgPool2d: 2, nn.AvgPool3d: 3,
+    nn.AdaptiveAvgPool1d: 1, nn.AdaptiveAvgPool2d: 2, nn.AdaptiveAvgPool3d: 3,
+    nn.AdaptiveMaxPool1d: 1, nn.AdaptiveMaxPool2d: 2, nn.AdaptiveMaxPool3d: 3,
 }  # fmt: skip
 
 
@@ -47,7 +52,7 @@ class Compacted:
 
 @dataclass
 class _Link:
-    """Layer ``target`` takes, through channelwise maps, the output of ``source`` (None: the network's input)."""
+    """Layer ``target`` takes, through maps of single channels, the output of ``source`` (None: the network's input)."""
 
     source: str | None
     target: str
@@ -63,57 +68,72 @@ def _is_flatten(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return False
 
 
-def _is_channelwise(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+def _is_pointwise(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
-        return isinstance(modules[node.target], _CHANNELWISE_MODULES)
-    return node.target in _CHANNELWISE_FUNCTIONS if node.op == "call_function" else node.target == "relu"
+        return isinstance(modules[node.target], _POINTWISE_MODULES)
+    return node.target in _POINTWISE_FUNCTIONS if node.op == "call_function" else node.target == "relu"
 
 
 def _links(graph: fx.Graph, modules: dict[str, nn.Module], names: set[str]) -> Iterable[_Link]:
     """Chains between the layers ``names``, each called once, in which every step has one user."""
     calls = [node.target for node in graph.nodes if node.op == "call_module"]
+    once = {name for name in calls if calls.count(name) == 1} - _fetched(graph)
     for node in graph.nodes:
-        if node.op != "call_module" or node.target not in names or calls.count(node.target) != 1:
+        if node.op != "call_module" or node.target not in names & once:
             continue
-        norms, before = [], node.args[0] if node.args else None
+        norms, pooled, before = [], set(), node.args[0] if node.args else None
         while isinstance(before, fx.Node) and len(before.users) == 1:
+            module = modules[before.target] if before.op == "call_module" else None
             if before.op == "placeholder":
                 yield _Link(None, node.target, [])
                 break
-            if before.op == "call_module" and before.target in names:
-                if calls.count(before.target) == 1:
+            if module is not None and before.target in names:
+                if before.target in once and pooled <= {module.weight.ndim - 2}:
                     yield _Link(before.target, node.target, norms)
                 break
-            if not (_is_flatten(before, modules) or _is_channelwise(before, modules)):
+            if module is not None and _hooked(module):
                 break
-            if before.op == "call_module" and isinstance(modules[before.target], _BatchNorm):
-                if calls.count(before.target) != 1:
+            pool = _POOLS.get(before.target if module is None else type(module))
+            if pool is not None:
+                pooled.add(pool)
+            elif _is_flatten(before, modules):
+                if pooled:  # they do not see channels
+                    break
+            elif not _is_pointwise(before, modules):
+                break
+            if isinstance(module, _BatchNorm):
+                if before.target not in once:
                     break
                 norms.append(before.target)
             before = before.args[0] if before.args else None
 
 
-def _seen_inputs(model: nn.Module, names: Iterable[str], run: Callable[[nn.Module], None]) -> dict[str, Tensor]:
-    """Of the layers ``names``: which input features (axis 1) are ever not zero."""
+def _fetched(graph: fx.Graph) -> set[str]:
+    """Modules whose parameters or buffers are used on their own."""
+    return {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+
+
+def _seen_inputs(model: nn.Module, names: set[str], run: Callable[[nn.Module], None]) -> dict[str, Tensor]:
+    """Which input features of the layers ``names`` are ever not zero, for those whose features are always axis 1."""
     seen: dict[str, Tensor] = {}
-    handles = []
+    elsewhere, handles = set(), []
     for name in names:
-        module = model.get_submodule(name)
 
         def look(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+            if inputs[0].ndim != module.weight.ndim:
+                elsewhere.add(name)
+                return
             used = (inputs[0] != 0).transpose(0, 1).flatten(1).any(dim=1)
-            if inputs[0].ndim != module.weight.ndim:  # its features are not axis 1
-                used = torch.ones(module.weight.shape[1], dtype=torch.bool, device=used.device)
             seen[name] = used | seen[name] if name in seen else used
 
-        handles.append(module.register_forward_pre_hook(look))
+        handles.append(model.get_submodule(name).register_forward_pre_hook(look))
     try:
         with torch.no_grad():
             run(model)
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    return {name: used for name, used in seen.items() if name not in elsewhere}
 
 
 class _Columns(nn.Module):
@@ -127,10 +147,13 @@ class _Columns(nn.Module):
         return x.index_select(1, self.index)
 
 
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or getattr(module, "parametrizations", None))
+
+
 def _plain(module: nn.Module) -> bool:
     """A layer whose outputs are axis 0 and inputs axis 1 of its weight, all connected, and nothing hooked to it."""
-    hooked = module._forward_hooks or module._forward_pre_hooks or getattr(module, "parametrizations", None)
-    if hooked or isinstance(module, _ConvTransposeNd):
+    if _hooked(module) or isinstance(module, _ConvTransposeNd):
         return False
     return type(module) is nn.Linear or (isinstance(module, _ConvNd) and module.groups == 1)
 
@@ -150,27 +173,33 @@ def compact(
         None when the network cannot be traced or has no dead unit.
     """
     try:
-        traced = fx.symbolic_trace(copy.deepcopy(model))
+        arguments = inspect.signature(model.forward).parameters
+        absent = {name: None for name, argument in arguments.items() if argument.default is None}
+        traced = fx.symbolic_trace(copy.deepcopy(model), absent)
     except Exception:  # whatever Python a forward method runs may fail on symbolic values  # noqa: BLE001
         return None
     modules = dict(traced.named_modules())
     weights = {name.removesuffix(".weight"): parameter for name, parameter in traced.named_parameters()}
     names = {name.removesuffix("weight").removesuffix(".") for name in prunable.names}
     owners = [id(module.weight) for module in modules.values() if isinstance(getattr(module, "weight", None), Tensor)]
-    fetched = {node.target.removesuffix(".weight") for node in traced.graph.nodes if node.op == "get_attr"}
     names = {
         name
-        for name in names - fetched
+        for name in names - _fetched(traced.graph)
         if name in modules and name in weights and _plain(modules[name]) and owners.count(id(weights[name])) == 1
     }
     links = [link for link in _links(traced.graph, modules, names) if link.source != link.target]
     if not links:
         return None
     masks = dict(zip(prunable.names, prunable.unflatten(zero), strict=True))
-    seen = _seen_inputs(traced, [link.target for link in links], run)
+    try:
+        seen = _seen_inputs(traced, {name for link in links for name in (link.source, link.target) if name}, run)
+    except Exception:  # traced for other arguments than those it gets  # noqa: BLE001
+        return None
     outputs = {name: torch.ones(len(weights[name]), dtype=torch.bool, device=zero.device) for name in names}
     inputs = {name: torch.ones(weights[name].shape[1], dtype=torch.bool, device=zero.device) for name in names}
     for link in links:
+        if link.target not in seen or (link.source is not None and link.source not in seen):
+            continue
         rows = masks[f"{link.target}.weight"]
         dead = rows.transpose(0, 1).flatten(1).all(dim=1) & ~seen[link.target]
         if link.source is None:
@@ -186,7 +215,7 @@ def compact(
         outputs[link.source] = ~dead
         inputs[link.target] = (~dead).repeat_interleave(len(inputs[link.target]) // channels)
         for norm in link.norms:
-            _shrink_norm(modules[norm], ~dead)
+            _shrink_norm(modules[norm], (~dead).repeat_interleave(modules[norm].num_features // channels))
     if all(bool(kept.all()) for kept in (*outputs.values(), *inputs.values())):
         return None
     for name in names:

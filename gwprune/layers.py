@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["Tape"]
@@ -113,25 +115,17 @@ class Use:
         return _data_gradient(self.delta, self.x, vector, self.geometry)
 
 
-_CONVOLUTIONS = {
-    functional.conv1d: (1, False),
-    functional.conv2d: (2, False),
-    functional.conv3d: (3, False),
-    functional.conv_transpose1d: (1, True),
-    functional.conv_transpose2d: (2, True),
-    functional.conv_transpose3d: (3, True),
-}
+_Arguments = tuple[Tensor, Tensor, Tensor | None, _Geometry | None]
+
+# The readers' arguments have torch's own names: they may come as keywords.
 
 
-_Arguments = tuple[Tensor, Tensor, Tensor | None, "_Geometry | None"]
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Arguments | None:
-    return (x, weight, bias, None) if x.ndim > 1 else None
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Arguments | None:
+    return (input, weight, bias, None) if input.ndim > 1 else None
 
 
 def _convolution(
-    x: Tensor,
+    input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: Any = 1,
@@ -152,13 +146,13 @@ def _convolution(
         if any(total % 2 for total in totals):
             return None
         padding = [total // 2 for total in totals]
-    if x.ndim != dimensions + 2:  # a single sample without a batch axis
+    if input.ndim != dimensions + 2:  # a single sample without a batch axis
         return None
-    return x, weight, bias, _Geometry(each(stride), each(padding), each(dilation), False, [0] * dimensions, groups)
+    return input, weight, bias, _Geometry(each(stride), each(padding), each(dilation), False, [0] * dimensions, groups)
 
 
 def _transposed(
-    x: Tensor,
+    input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: Any = 1,
@@ -167,7 +161,7 @@ def _transposed(
     groups: int = 1,
     dilation: Any = 1,
 ) -> _Arguments | None:
-    found = _convolution(x, weight, bias, stride, padding, dilation, groups)
+    found = _convolution(input, weight, bias, stride, padding, dilation, groups)
     if found is None:
         return None
     extra = list(output_padding) if isinstance(output_padding, Sequence) else [output_padding]
@@ -187,9 +181,9 @@ _READERS = {
 
 
 def _normalised(
-    x: Tensor,
-    mean: Tensor | None,
-    variance: Tensor | None,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     training: bool = False,
@@ -197,12 +191,16 @@ def _normalised(
     eps: float = 1e-5,
 ) -> Tensor | None:
     """Batch normalisation in eval mode as what it is, one factor and one shift per channel: cheap to differentiate."""
-    if training or mean is None or variance is None:
+    if training or running_mean is None or running_var is None or input.dtype != running_var.dtype:
         return None
-    scale = torch.rsqrt(variance + eps) if weight is None else weight * torch.rsqrt(variance + eps)
-    shift = -mean * scale if bias is None else bias - mean * scale
-    shape = (1, -1) + (1,) * (x.ndim - 2)
-    return torch.addcmul(shift.view(shape), x, scale.view(shape))
+    scale = torch.rsqrt(running_var + eps) if weight is None else weight * torch.rsqrt(running_var + eps)
+    shift = -running_mean * scale if bias is None else bias - running_mean * scale
+    shape = (1, -1) + (1,) * (input.ndim - 2)
+    return torch.addcmul(shift.view(shape), input, scale.view(shape))
+
+
+def _saved_tensor_hooks() -> Any:
+    return torch._C._autograd._top_saved_tensors_default_hooks(True)
 
 
 class Tape(TorchFunctionMode):
@@ -217,10 +215,37 @@ class Tape(TorchFunctionMode):
         self.numbers = {id(parameter): number for number, parameter in enumerate(parameters)}
         self.recording = False
         self.uses: list[Use] = []
+        self._outer_hooks: Any = None
+        self._attention: Any = None
+
+    def __enter__(self):
+        self._outer_hooks = _saved_tensor_hooks()
+        self._attention = sdpa_kernel(SDPBackend.MATH)  # fused attention kernels have no second derivative
+        self._attention.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self._attention.__exit__(*error)
+
+    def _foreign(self) -> bool:
+        """Whether the network computes in a way of its own that the tape's functions would not follow.
+
+        That is under autocast, inside ``torch.func`` or forward-mode derivatives, or with its own hooks on saved
+        tensors: a checkpoint runs its part again in the backward pass, where no tape is.
+        """
+        return (
+            torch._C._is_any_autocast_enabled()
+            or torch._C._are_functorch_transforms_active()
+            or forward_ad._current_level >= 0
+            or _saved_tensor_hooks() != self._outer_hooks
+        )
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         reader = _READERS.get(function)
+        if (reader or function is functional.batch_norm) and self._foreign():
+            return function(*args, **kwargs)
         if reader is not None:
             found = reader(*args, **kwargs)
             if found is not None and id(found[1]) in self.numbers:

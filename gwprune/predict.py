@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .cones import Cones
 from .curvature import OPERATORS, CurvatureOperator, count_samples, curvature_operator, take
 from .evaluation import eval_mode
 from .pruning import rank, removed_count
@@ -18,7 +19,8 @@ from .width import Estimate, Spectrum, probe_spectra, refine
 
 __all__ = ["PREDICTORS", "Prediction", "predict_threshold"]
 
-PREDICTORS = ("width", "quadratic", "trace_bound")
+PREDICTORS = ("width", "statistical_dimension", "quadratic", "trace_bound")
+_CONE_STEPS = 64  # from each removed vector that the statistical dimension is asked for
 _DEVIATION_BATCH = 128
 
 
@@ -97,12 +99,14 @@ def predict_threshold(
         loss_fn: ``loss_fn(output, target)``, mean over samples, twice differentiable.
         data: (input, target), a Dataset or a DataLoader; training samples, without augmentation.
         operator: ``"hessian"`` or ``"ggn"``.
-        predictor: ``"width"`` (Zhang et al. 2024), ``"quadratic"`` (local model of the rise), ``"trace_bound"``.
+        predictor: ``"width"`` (Zhang et al. 2024), ``"statistical_dimension"`` (of the cone that the sublevel set
+            spans: exact for random subspaces; some 200 further products), ``"quadratic"`` (local model of the rise),
+            ``"trace_bound"``.
         epsilon: a positive number in units of the loss, or ``"batch_std"``: the standard deviation of the loss over
             mini-batches of 128 samples in the order of ``data``.
         steps: Lanczos steps per probe.  probes: Rademacher probes.  seed: of the probes.
-        tolerance: width of the interval, in sparsity, at which to stop: takes steps, and further probes once their
-            spread is what keeps the interval open, until ``steps`` products are spent in all.
+        tolerance: width of the interval, in sparsity, at which to stop: takes steps, and further probes once it is
+            chance that keeps the interval open, until ``steps`` products are spent in all.
         batch_size: samples per pass; by default as many as fit the memory budget.
         device: where to compute (the model is moved); by default where it is.
         reorthogonalize: keep ``steps`` x D numbers per probe and orthogonalise; False for very large networks.
@@ -147,7 +151,7 @@ def predict_threshold(
             )  # fmt: skip
 
         def threshold(spectrum: Spectrum) -> Estimate:
-            method = spectrum.width_threshold if predictor == "width" else spectrum.trace_bound
+            method = spectrum.trace_bound if predictor == "trace_bound" else spectrum.width_threshold
             return method(lambda count: norms[count], epsilon_value)
 
         matrix.compact(seed)
@@ -162,7 +166,12 @@ def predict_threshold(
             spectrum, met = probe_spectra(matrix, probes=range(probes), **options), None
         else:
             spectrum, met = refine(matrix, threshold, tolerance, probes=probes, **options)
-    result = threshold(spectrum)
+        if predictor == "statistical_dimension":
+            cones = Cones(matrix, weights, ranking.ranks, spectrum, steps=_CONE_STEPS, reorthogonalize=reorthogonalize)
+            result = cones.threshold(epsilon_value)
+            met = None if tolerance is None else result.upper - result.lower <= tolerance
+        else:
+            result = threshold(spectrum)
     return Prediction(
         float(result.value), float(result.lower), float(result.upper), steps=spectrum.steps,
         probes=len(spectrum.probes), standard_error=float(result.standard_error), tolerance_met=met, _norms=norms,

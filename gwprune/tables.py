@@ -34,7 +34,7 @@ _RUN = _key("run", pa.string(), "one network on one data set with one training r
 _SEED = _key("seed", pa.int64(), "seed of initialisation, data order, probes and random rankings")
 _OPERATOR = _key("operator", pa.string(), "`hessian` or `ggn` (generalised Gauss-Newton)")
 _EPSILON_RULE = _key("epsilon_rule", pa.string(), "`batch_std`, `relative:x` or `absolute:x`")
-_PREDICTOR = _key("predictor", pa.string(), "`width`, `quadratic` or `trace_bound`")
+_PREDICTOR = _key("predictor", pa.string(), "`width`, `quadratic`, `trace_bound` or `statistical_dimension`")
 _METHOD = _key("method", pa.string(), "pruning method that ranked the weights")
 _STAGE = _key("stage", pa.string(), "`one_shot` (pruned, not trained again) or `fine_tuned`")
 _CRITERION = _key("criterion", pa.string(), "`loss_tolerance`, `objective_tolerance` or `accuracy_drop:x`")
@@ -121,7 +121,11 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             _EPSILON_RULE,
             _number("epsilon", "allowed rise of the training loss", "nats"),
             _count("dimension", "D, the number of prunable weights"),
-            _count("steps", "Lanczos steps per probe (`quadratic`: operator-vector products in all)"),
+            _count(
+                "steps",
+                "Lanczos steps per probe (`quadratic`: operator-vector products in all; `statistical_dimension`: those"
+                " beyond the probes' and earlier epsilon rules')",
+            ),
             _count("probes", "random probes (`quadratic`: 0)"),
             _number("threshold", "predicted threshold, a sparsity"),
             _number("threshold_lower", "lower end of its interval"),

@@ -95,8 +95,8 @@ def refine(
 ) -> tuple[Spectrum, bool]:
     """Steps and probes until the interval of ``threshold`` is at most ``tolerance`` wide, or the steps are spent.
 
-    Starts with ``probes`` probes in one block. When their rules leave less of the interval open than chance does,
-    further probes follow, each with as many steps as the first.
+    Starts with ``probes`` probes in one block. Once their rules leave less than half of the tolerance open, the rest is
+    chance: further probes follow, each with as many steps as the first.
 
     Args:
         threshold: what is wanted, from a spectrum.
@@ -120,10 +120,15 @@ def refine(
     def settled(spectrum: Spectrum) -> bool:
         found = threshold(spectrum)
         open_width = float(found.upper) - float(found.lower)
-        return open_width <= tolerance or open_width < 2 * spectrum.chance_width(float(found.standard_error))
+        return open_width - spectrum.chance_width(float(found.standard_error)) <= tolerance / 2
 
     known = probe_spectra(
-        operator, steps=max(1, steps // probes), probes=range(probes), seed=seed, enough=settled, **options
+        operator,
+        steps=max(1, steps // probes),
+        probes=range(probes),
+        seed=seed,
+        enough=lambda known: met(known) or settled(known),
+        **options,
     )
     each = known.steps
     spent = each * probes

@@ -159,6 +159,15 @@ class Spectrum(Strict):
     reorthogonalize: StrictBool = Field(
         default=True, description="keep the basis (steps x D numbers) and orthogonalise"
     )
+    basis: Literal["device", "host", "disk"] = Field(
+        default="device", description="where the basis lies; `disk`: the directory that TMPDIR names"
+    )
+    statistical_dimension: StrictBool = Field(default=True, description="also run predictor `statistical_dimension`")
+    cone_steps: int = Field(
+        default=64,
+        ge=1,
+        description="its most Lanczos steps at each of the three or four sparsities that it tries",
+    )
 
     _unique_operators = field_validator("operators")(_unique)
 

@@ -1,4 +1,4 @@
-"""Stages `spectrum`, `quadratic` and `predict`: everything that is known before pruning."""
+"""Stages `spectrum`, `quadratic`, `statistical_dimension` and `predict`: everything that is known before pruning."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from .. import datasets
 from ..artifacts import load_network, load_probe, save_probe
+from ..cones import Cones, ConeThreshold
 from ..curvature import CurvatureOperator, curvature_operator
 from ..datasets import DeviceSplit
 from ..jobs import Job
@@ -21,7 +22,7 @@ from ..tables import write_table
 from ..thresholds import epsilons_of
 from ..width import Estimate, Spectrum, probe_spectra
 
-__all__ = ["curve_sparsities", "predict", "quadratic", "spectrum"]
+__all__ = ["curve_sparsities", "predict", "quadratic", "spectrum", "statistical_dimension"]
 
 logger = logging.getLogger("gwprune")
 
@@ -40,6 +41,7 @@ def _operator(job: Job, data: str, network: str, operator: str, settings: Mappin
     logger.info(
         "%s of order %d on %d samples, batches of %d", operator, *result.shape[:1], result.samples, result.batch_size
     )
+    logger.info("without dead units, products compute on %d weights", result.compact(job.seed))
     return result
 
 
@@ -56,6 +58,7 @@ def spectrum(
             seed=job.seed,
             semidefinite=operator == "ggn",
             reorthogonalize=settings["reorthogonalize"],
+            storage=settings["basis"],
             progress=lambda step: bar.update(step - bar.n),
         )
     logger.info("%d of %d rows are not zero; %d steps", result.active, result.dimension, result.steps)
@@ -69,7 +72,7 @@ def _row(
     dimension: int,
     steps: int,
     probes: int,
-    result: Estimate | QuadraticThreshold,
+    result: Estimate | QuadraticThreshold | ConeThreshold,
 ) -> dict[str, Any]:
     return {
         **key,
@@ -109,6 +112,49 @@ def quadratic(
     write_table("predictions", rows, path, job.provenance())
 
 
+def statistical_dimension(
+    job: Job,
+    data: str,
+    network: str,
+    dense: str,
+    probes: Sequence[str],
+    path: str,
+    *,
+    operator: str,
+    epsilon_rules: Sequence[str],
+    settings: Mapping[str, Any],
+) -> None:
+    """Predictor `statistical_dimension`: where that of the cone at the removed vector meets the sparsity."""
+    matrix = _operator(job, data, network, operator, settings)
+    known = _known(probes, matrix.prunable.dimension)
+    cones = Cones(
+        matrix,
+        matrix.prunable.flatten(),
+        rank("magnitude", matrix.prunable, job.seed).ranks,
+        known,
+        steps=settings["cone_steps"],
+        reorthogonalize=settings["reorthogonalize"],
+        storage=settings["basis"],
+    )
+    rows = []
+    for rule, epsilon in epsilons_of(dense, epsilon_rules).items():
+        result = cones.threshold(epsilon)
+        logger.info("statistical dimension with %s, epsilon %.6g: %s", operator, epsilon, result)
+        key = {**job.key, "operator": operator, "epsilon_rule": rule}
+        rows.append(
+            _row(key, "statistical_dimension", epsilon, known.dimension, result.products, len(known.probes), result)
+        )
+    write_table("predictions", rows, path, job.provenance())
+
+
+def _known(files: Sequence[str], dimension: int) -> Spectrum:
+    """The spectrum of these probe files, which must be of the network's order."""
+    known = Spectrum(tuple(load_probe(file) for file in files))
+    if known.dimension != dimension:
+        raise ValueError(f"{files[0]} is of order {known.dimension}, the network has {dimension} weights")
+    return known
+
+
 def curve_sparsities(asked: Sequence[float], points: int = 81) -> list[float]:
     """The asked sparsities and a grid that is even in log(1 - s) from 0 to 0.9999, for the width curve."""
     even = {round(1 - 10.0 ** (-4 * i / (points - 1)), 6) for i in range(points)}
@@ -134,9 +180,7 @@ def predict(
     grid = curve_sparsities(sparsities)
     radii = norms[[removed_count(s, prunable.dimension) for s in grid]]
     for operator, files in probes.items():
-        known = Spectrum(tuple(load_probe(file) for file in files))
-        if known.dimension != prunable.dimension:
-            raise ValueError(f"{files[0]} is of order {known.dimension}, the network has {prunable.dimension} weights")
+        known = _known(files, prunable.dimension)
         for number, probe in enumerate(known.probes):
             for name in probe.rules:
                 key = {**job.key, "operator": operator, "probe": number, "rule": name}

@@ -307,7 +307,7 @@ def test_other_tolerances_are_refused(epsilon, predictor: str):
     ("arguments", "message"),
     [
         ({"operator": "fisher"}, "operator must be one of hessian, ggn, got 'fisher'"),
-        ({"predictor": "magic"}, "predictor must be one of width, quadratic, trace_bound.*, got 'magic'"),
+        ({"predictor": "magic"}, "predictor must be one of width, statistical_dimension, .*, got 'magic'"),
         ({"steps": 0}, "steps and probes must be at least 1, got 0 and 1"),
         ({"probes": 0}, "steps and probes must be at least 1, got 24 and 0"),
         ({"batch_size": 0}, "batch_size must be at least 1"),

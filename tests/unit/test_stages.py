@@ -82,6 +82,9 @@ class Files:
     def quadratic(self, operator: str) -> str:
         return str(self.root / f"quadratic_{operator}.parquet")
 
+    def cones(self, operator: str) -> str:
+        return str(self.root / f"statistical_dimension_{operator}.parquet")
+
     def sweep(self, method: str) -> str:
         return str(self.root / f"sweep_{method}.parquet")
 
@@ -106,9 +109,24 @@ def train_dense(files: Files, this: Job = JOB, **recipe) -> None:
 
 
 def spectrum(files: Files, operator: str, probe: int, path: str) -> None:
-    keys = ("steps", "samples", "batch_size", "memory_mb", "reorthogonalize")
+    keys = ("steps", "samples", "batch_size", "memory_mb", "reorthogonalize", "basis")
     settings = RUN.section("spectrum", *keys)
     prediction.spectrum(JOB, files.data, files.network, path, operator=operator, probe=probe, settings=settings)
+
+
+def statistical_dimension(files: Files, operator: str, probes: list[str], path: str, **changes) -> None:
+    keys = ("cone_steps", "samples", "batch_size", "memory_mb", "reorthogonalize", "basis")
+    prediction.statistical_dimension(
+        JOB,
+        files.data,
+        files.network,
+        files.dense,
+        probes,
+        path,
+        operator=operator,
+        epsilon_rules=SETTINGS.epsilon,
+        settings={**RUN.section("spectrum", *keys), **changes},
+    )
 
 
 def predict(files: Files, out: Files, probes: dict[str, list[str]]) -> None:
@@ -163,7 +181,11 @@ def part_files(files: Files) -> dict[str, list[str]]:
         "training": [files.history],
         "spectra": [files.spectra],
         "width_curves": [files.curves],
-        "predictions": [files.predictions, *map(files.quadratic, SETTINGS.spectrum.operators)],
+        "predictions": [
+            files.predictions,
+            *map(files.quadratic, SETTINGS.spectrum.operators),
+            *map(files.cones, SETTINGS.spectrum.operators),
+        ],
         "sweep": [
             *map(files.sweep, SETTINGS.pruning.methods),
             *(files.finetuned(sparsity_token(s)) for s in SETTINGS.fine_tuning.sparsities),
@@ -208,6 +230,7 @@ def files(tmp_path_factory) -> Iterator[Files]:
             epsilon_rules=SETTINGS.epsilon,
             settings=RUN.section("spectrum", "samples", "batch_size", "memory_mb"),
         )
+        statistical_dimension(files, operator, paths, files.cones(operator))
     predict(files, files, all_probes(files))
     for method in SETTINGS.pruning.methods:
         pruned.rank_weights(JOB, files.network, files.ranking(method), method=method)
@@ -400,16 +423,19 @@ def test_width_curves_fall_from_1_inside_their_interval(files):
 def test_every_predictor_predicts_for_every_operator_and_rule_inside_its_interval(files):
     found = rows(files, "predictions")
     keys = {(row["predictor"], row["operator"], row["epsilon_rule"]) for row in found}
-    assert set(itertools.product(("width", "quadratic", "trace_bound"), ("hessian", "ggn"), SETTINGS.epsilon)) <= keys
+    predictors = ("width", "quadratic", "trace_bound", "statistical_dimension")
+    assert keys == set(itertools.product(predictors, ("hessian", "ggn"), SETTINGS.epsilon))
     summary = read_json(files.dense)
     epsilons = {"batch_std": summary["batch_std"], "relative:0.1": 0.1 * summary["splits"]["train"]["loss"]}
     for row in found:
         assert 0 <= row["threshold_lower"] <= row["threshold"] <= row["threshold_upper"] <= 1
         assert row["epsilon"] == pytest.approx(epsilons[row["epsilon_rule"]], rel=1e-12)
         assert row["dimension"] == DIMENSION
-        assert row["steps"] > 0
+        assert row["steps"] >= (row["predictor"] != "statistical_dimension")  # another rule's runs may do
         if row["predictor"] in ("width", "trace_bound"):
             assert (row["steps"], row["probes"]) == (6, 2)
+        if row["predictor"] == "statistical_dimension":
+            assert row["probes"] == 2
 
 
 def test_the_width_threshold_lies_where_the_width_curve_crosses_the_diagonal(files):
@@ -418,6 +444,29 @@ def test_the_width_threshold_lies_where_the_width_curve_crosses_the_diagonal(fil
         above = [point["sparsity"] for point in curve if point["width"] >= point["sparsity"]]
         below = [point["sparsity"] for point in curve if point["width"] < point["sparsity"]]
         assert max(above) - 1 / DIMENSION <= row["threshold"] <= min(below) + 1 / DIMENSION
+
+
+def test_the_statistical_dimension_never_meets_the_sparsity_before_the_width(files):
+    widths = {(row["operator"], row["epsilon_rule"]): row for row in rows(files, "predictions", predictor="width")}
+    found = rows(files, "predictions", predictor="statistical_dimension")
+    for row in found:
+        width = widths[row["operator"], row["epsilon_rule"]]
+        assert row["threshold"] >= width["threshold"]
+        assert row["threshold_lower"] >= width["threshold_lower"]
+    assert any(row["threshold"] > widths[row["operator"], row["epsilon_rule"]]["threshold"] for row in found)
+    assert all(sum(row["steps"] for row in found if row["operator"] == name) > 0 for name in ("hessian", "ggn"))
+
+
+def test_more_steps_from_the_removed_vectors_narrow_the_interval(files, tmp_path):
+    found = {}
+    for steps in (1, 40):
+        path = str(tmp_path / f"{steps}.parquet")
+        statistical_dimension(files, "ggn", all_probes(files)["ggn"], path, cone_steps=steps, reorthogonalize=False)
+        found[steps] = read_table("predictions", path).to_pylist()
+    for short, long in zip(found[1], found[40], strict=True):
+        assert short["threshold_lower"] <= long["threshold"] <= short["threshold_upper"]
+    wide, narrow = ([row["threshold_upper"] - row["threshold_lower"] for row in found[steps]] for steps in (1, 40))
+    assert sum(narrow) < sum(wide)
 
 
 def test_curve_sparsities_hold_the_asked_ones_once_in_order():
@@ -444,6 +493,8 @@ def test_the_probe_of_another_network_is_named(files, copy):
     spectrum(copy, "ggn", 0, copy.probe("ggn", 0))
     with pytest.raises(ValueError, match=f"{copy.probe('ggn', 0)}.* 640, .* {DIMENSION} weights"):
         predict(files, copy, {"hessian": all_probes(files)["hessian"], "ggn": [copy.probe("ggn", 0)]})
+    with pytest.raises(ValueError, match=f"{copy.probe('ggn', 0)}.* 640, .* {DIMENSION} weights"):
+        statistical_dimension(files, "ggn", [copy.probe("ggn", 0)], copy.predictions)
     assert not Path(copy.predictions).exists()
 
 

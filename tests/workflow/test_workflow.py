@@ -12,6 +12,7 @@ from tests.workflow.conftest import ROOT, Workflow
 
 pytestmark = pytest.mark.workflow
 
+PREDICTORS = ("width", "quadratic", "trace_bound", "statistical_dimension")
 TIMINGS = {"training": ["seconds"], "costs": ["seconds", "max_rss_mb", "cpu_seconds"]}
 
 
@@ -32,7 +33,7 @@ def test_all_tables_are_written_with_provenance_and_rows(finished):
 def test_predictions_lie_in_their_intervals(finished):
     rows = tables(finished)["predictions"].to_pylist()
     found = {(row["predictor"], row["operator"]) for row in rows}
-    assert found == {(p, o) for p in ("width", "quadratic", "trace_bound") for o in ("hessian", "ggn")}
+    assert found == {(p, o) for p in PREDICTORS for o in ("hessian", "ggn")}
     for row in rows:
         assert 0 <= row["threshold_lower"] <= row["threshold"] <= row["threshold_upper"] <= 1
         assert row["dimension"] == 64 * 16 + 16 * 10
@@ -59,7 +60,8 @@ def test_brackets_of_one_shot_thresholds_are_as_narrow_as_asked(finished):
 def test_every_job_left_a_log_and_a_cost(finished):
     costs = tables(finished)["costs"].to_pylist()
     rules = {row["rule"] for row in costs}
-    assert rules == {"prepare_data", "train", "spectrum", "quadratic", "predict", "rank", "sweep", "finetune"}
+    predicting = {"spectrum", "quadratic", "statistical_dimension", "predict"}
+    assert rules == {"prepare_data", "train", "rank", "sweep", "finetune"} | predicting
     logs = list((finished.directory / "results/logs").rglob("*.log"))
     assert len(logs) == len(costs) + 1 + 5  # aggregate and five figures are no part of their own table
     assert all(log.stat().st_size for log in logs)
@@ -102,8 +104,10 @@ ALWAYS = {"aggregate", "all", "run_figure", "threshold_figure"}
     [
         ("fine_tuning", {"sparsities": [0.6, 0.8]}, {"finetune": 1}),
         ("pruning", {"sparsities": [0.3, 0.6, 0.8, 0.9]}, {"sweep": 2, "predict": 1}),
-        ("spectrum", {"steps": 25}, {"spectrum": 2, "predict": 1}),
-        ("spectrum", {"probes": 2}, {"spectrum": 2, "predict": 1}),
+        ("spectrum", {"steps": 25}, {"spectrum": 2, "predict": 1, "statistical_dimension": 2}),
+        ("spectrum", {"probes": 2}, {"spectrum": 2, "predict": 1, "statistical_dimension": 2}),
+        ("spectrum", {"cone_steps": 20}, {"statistical_dimension": 2}),
+        ("spectrum", {"statistical_dimension": False}, {}),
         ("criteria", {"accuracy_drop": [1.0, 2.0]}, {"sweep": 2}),
     ],
 )
@@ -124,7 +128,8 @@ def test_a_file_without_experiments_does_not_inherit_those_of_the_default(tmp_pa
 
 def test_a_new_epsilon_rule_recomputes_no_spectrum_and_no_training(finished, tiny):
     plan = finished.plan({**tiny, "epsilon": ["batch_std", {"relative": 0.2}]})
-    assert {rule: n for rule, n in plan.items() if rule not in ALWAYS} == {"quadratic": 2, "predict": 1, "sweep": 2}
+    expected = {"quadratic": 2, "statistical_dimension": 2, "predict": 1, "sweep": 2}
+    assert {rule: n for rule, n in plan.items() if rule not in ALWAYS} == expected
 
 
 def test_a_new_seed_and_a_new_l1_add_runs_and_rerun_none(finished, tiny):
@@ -174,6 +179,6 @@ def test_the_papers_matrix_can_be_planned(tmp_path):
 
     plan = Workflow(tmp_path).plan(yaml.safe_load((ROOT / "config/paper.yaml").read_text()))
     assert plan["train"] == 8 * 3
-    assert plan["spectrum"] == plan["quadratic"] == 8 * 3 * 2
+    assert plan["spectrum"] == plan["quadratic"] == plan["statistical_dimension"] == 8 * 3 * 2
     assert plan["sweep"] == 8 * 3 * 3
     assert plan["finetune"] == 8 * 3 * 6

@@ -71,6 +71,11 @@ def operators(run):
     return RUNS[run].experiment.spectrum.operators
 
 
+def cones(run):
+    """Operators of which predictor `statistical_dimension` is asked for."""
+    return operators(run) if RUNS[run].experiment.spectrum.statistical_dimension else []
+
+
 def probe_files(run, seed, operator):
     probes = range(RUNS[run].experiment.spectrum.probes)
     return [f"{UNIT}/spectrum/{operator}_probe{probe}.npz".format(run=run, seed=seed) for probe in probes]
@@ -107,6 +112,7 @@ def parts():
             found[table].append(f"{unit}/{table}.parquet")
         found["predictions"].append(f"{unit}/predictions/width.parquet")
         found["predictions"] += [f"{unit}/predictions/quadratic_{name}.parquet" for name in operators(run)]
+        found["predictions"] += [f"{unit}/predictions/statistical_dimension_{name}.parquet" for name in cones(run)]
         found["sweep"] += [f"{unit}/one_shot/{name}.parquet" for name in RUNS[run].experiment.pruning.methods]
         found["sweep"] += [f"{unit}/fine_tuned/{name}_{token}.parquet" for name, token in finetuned(run)]
     return found
@@ -119,7 +125,7 @@ def benchmarks():
         for key in sorted({run.dataset_key for run in RUNS.values()})
     ]
     for run, seed, _ in units():
-        jobs = {"train": [""], "predict": [""], "quadratic": operators(run)}
+        jobs = {"train": [""], "predict": [""], "quadratic": operators(run), "statistical_dimension": cones(run)}
         probes = range(RUNS[run].experiment.spectrum.probes)
         jobs["spectrum"] = [f"{operator}_probe{probe}" for operator in operators(run) for probe in probes]
         jobs["rank"] = jobs["sweep"] = RUNS[run].experiment.pruning.methods

@@ -16,7 +16,7 @@ rule spectrum:
         runtime=runtime_of("spectrum"),
         gpu=GPU,
     params:
-        settings=spectrum_settings("steps", "samples", "batch_size", "memory_mb", "reorthogonalize"),
+        settings=spectrum_settings("steps", "samples", "batch_size", "memory_mb", "reorthogonalize", "basis"),
         device=CONFIG.device,
     script:
         "../scripts/spectrum.py"
@@ -46,3 +46,30 @@ rule quadratic:
         device=CONFIG.device,
     script:
         "../scripts/quadratic.py"
+
+
+rule statistical_dimension:
+    input:
+        data=data_file,
+        network=f"{UNIT}/network.pt",
+        dense=f"{UNIT}/dense.json",
+        probes=lambda wildcards: probe_files(wildcards.run, wildcards.seed, wildcards.operator),
+    output:
+        predictions=f"{UNIT}/predictions/statistical_dimension_{{operator}}.parquet",
+    log:
+        f"{LOGS}/statistical_dimension/{{run}}_seed{{seed}}_{{operator}}.log",
+    benchmark:
+        f"{BENCHMARKS}/statistical_dimension/{{run}}_seed{{seed}}_{{operator}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: threads_of("spectrum")
+    resources:
+        mem_mb=memory_of("spectrum"),
+        runtime=runtime_of("spectrum"),
+        gpu=GPU,
+    params:
+        settings=spectrum_settings("cone_steps", "samples", "batch_size", "memory_mb", "reorthogonalize", "basis"),
+        epsilon_rules=epsilon_rules,
+        device=CONFIG.device,
+    script:
+        "../scripts/statistical_dimension.py"

@@ -1,0 +1,97 @@
+"""Peak memory of a Lanczos run on a network of 23 million prunable weights, by where the basis lies.
+
+    python -m benchmarks.memory [--steps 12] [--output DIRECTORY]
+
+Each setting runs in a process of its own, as the peak is the process's. Anonymous memory is what a machine must have;
+pages of the file that holds a basis on disk may stay in memory as long as nobody else wants it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from .reporting import environment, markdown_table, print_table, publish
+
+NAME = "memory"
+SETTINGS = {"no basis": ("false", "device"), "basis in memory": ("true", "host"), "basis on disk": ("true", "disk")}
+_HEADER = ("setting", "weights", "products", "peak of anonymous memory, GB", "with mapped files, GB", "seconds")
+_SAMPLES = 16
+_MEMORY_MB = 256
+
+
+def resident() -> tuple[int, int]:
+    """(anonymous, all) resident bytes of this process."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    anonymous, everything = (int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "VmRSS"))
+    return anonymous, everything
+
+
+def run(reorthogonalize: bool, storage: str, steps: int) -> dict[str, Any]:
+    """One Lanczos run on ResNet-50 for 32x32 images, and the peaks that a watching thread saw."""
+    from gwprune import models
+    from gwprune.curvature import curvature_operator
+    from gwprune.width import probe_spectra
+
+    peaks, done = [0, 0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            peaks[:] = [max(pair) for pair in zip(peaks, resident(), strict=True)]
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    start = time.perf_counter()
+    torch.manual_seed(0)
+    model = models.build("resnet50", (3, 32, 32), 10).eval()
+    data = torch.randn(_SAMPLES, 3, 32, 32), torch.randint(10, (_SAMPLES,))
+    matrix = curvature_operator(model, functional.cross_entropy, data, memory_mb=_MEMORY_MB)
+    spectrum = probe_spectra(matrix, steps=steps, probes=[0], seed=0, reorthogonalize=reorthogonalize, storage=storage)
+    done.set()
+    watcher.join()
+    return {
+        "dimension": spectrum.dimension,
+        "products": matrix.products,
+        "anonymous": peaks[0],
+        "resident": peaks[1],
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--output", type=Path, help="a directory instead of the repository's docs and benchmarks")
+    parser.add_argument("--setting", choices=SETTINGS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.setting:
+        reorthogonalize, storage = SETTINGS[arguments.setting]
+        print(json.dumps(run(reorthogonalize == "true", storage, arguments.steps)))
+        return
+    found = {}
+    for setting in SETTINGS:
+        command = [sys.executable, "-m", "benchmarks.memory", "--setting", setting, "--steps", str(arguments.steps)]
+        found[setting] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    rows = [
+        [
+            setting, f"{row['dimension']:,}", row["products"], f"{row['anonymous'] / 1e9:.2f}",
+            f"{row['resident'] / 1e9:.2f}", f"{row['seconds']:.0f}",
+        ]
+        for setting, row in found.items()
+    ]  # fmt: skip
+    print_table("Memory", _HEADER, rows)
+    record = {"environment": environment(), "steps": arguments.steps, "settings": found}
+    publish(NAME, record, markdown_table(_HEADER, rows), arguments.output, "speed.md")
+
+
+if __name__ == "__main__":
+    main()

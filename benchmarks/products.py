@@ -1,0 +1,196 @@
+"""Seconds of one Hessian-vector product: gwprune, other libraries and the arithmetic limit, side by side.
+
+python -m benchmarks.products                  FC5, VGG-16 and ResNet-18; JSON, and tables in docs/speed.md
+python -m benchmarks.products --quick --no-docs --output /tmp/quick
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.contest import BLOCK, LANCZOS_STEPS, TOLERANCE, Case, Disagreement, run
+from benchmarks.peers import CONTENDERS
+from benchmarks.reporting import environment, markdown_table, replace_section, write_json
+from gwprune import artifacts, datasets, models
+from gwprune.datasets.mnist import DEBIAN_DIR
+
+ROOT = Path(__file__).resolve().parents[1]
+NETWORKS = ("fc5", "vgg16", "resnet18")
+QUICK = ("quick_fc", "quick_conv")
+BLOCK_GOAL = 0.75
+
+
+def random_data(samples: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, str]:
+    return torch.randn(samples, *shape), torch.randint(10, (samples,)), "normal random inputs"
+
+
+def fashion_mnist(samples: int) -> tuple[Tensor, Tensor, str]:
+    """FashionMNIST where Debian's package is installed; nothing is downloaded."""
+    if not DEBIAN_DIR.exists():
+        return random_data(samples, (1, 28, 28))
+    train = datasets.DeviceSplit.from_data(datasets.prepare("fashion_mnist", DEBIAN_DIR), "train")
+    return *train.subset(samples, seed=0).as_tensors(), "FashionMNIST"
+
+
+def cases(names: Iterable[str], network_file: Path | None) -> list[Callable[[], Case]]:
+    """Builders of the cases, so that one network at a time is in memory."""
+
+    def fc5() -> Case:
+        model = artifacts.load_network(network_file) if network_file else models.build("fc5", (1, 28, 28), 10)
+        sizes = (125, 500, 1000, 2000, 5000, 10_000)
+        return Case("fc5", model, *fashion_mnist(10_000), sizes, 10_000, 500, rounds=3, repeat=True)
+
+    def convolutional(name: str) -> Case:
+        model = models.build(name, (3, 32, 32), 10)  # up to 64 pixels ResNets take their CIFAR stem
+        return Case(name, model, *random_data(512, (3, 32, 32)), (8, 32, 128), 128, 16, rounds=2, repeat=False)
+
+    def quick_fc() -> Case:
+        model = models.build("fc", (1, 8, 8), 10, hidden=[32])
+        return Case("quick_fc", model, *random_data(100, (1, 8, 8)), (25, 100), 100, 50, rounds=2, repeat=True)
+
+    def quick_conv() -> Case:
+        model = models.build("resnet18", (3, 8, 8), 10, width=0.125)
+        return Case("quick_conv", model, *random_data(16, (3, 8, 8)), (8, 16), 16, 8, rounds=1, repeat=False)
+
+    known = {"fc5": fc5, "quick_fc": quick_fc, "quick_conv": quick_conv}
+    return [known.get(name, lambda name=name: convolutional(name)) for name in names]
+
+
+def ratio_goal(name: str) -> float:
+    """The goal for seconds over the limit."""
+    return 1.15 if "fc" in name else 1.5
+
+
+def goals(name: str, result: dict[str, Any]) -> list[tuple[str, str, float, float, bool]]:
+    """(network, what, value, goal, met) for each goal of a network."""
+    timed = {key: part for key, part in result["contenders"].items() if "error" not in part}
+    peers = {
+        key: part
+        for key, part in timed.items()
+        if not CONTENDERS[key].ours and part["relative_error"] <= TOLERANCE  # finite differences may be wrong
+    }
+    if "gwprune" not in timed:
+        return []
+    ours = timed["gwprune"]
+    limit, goal = result["limit"]["scratch"], ratio_goal(name)
+    rows = [
+        (name, f"{label} / limit from scratch", ours[key] / limit, goal, ours[key] <= goal * limit)
+        for key, label in (("first", "first product"), ("run", f"one of {LANCZOS_STEPS}"))
+    ]
+    for key, label in (("single", "set-up and first product"), ("run", f"one of {LANCZOS_STEPS}")):
+        best = min(peers, key=lambda peer: peers[peer][key], default=None)
+        if best:
+            value = ours[key] / peers[best][key]
+            rows.append((name, f"{label} / that of the fastest peer ({best})", value, 1.0, value <= 1))
+    if result["block"]:
+        labels = {"kept": "graphs there", "fresh": "fresh operator", "rebuilt": "no graphs kept"}
+        for key, value in result["block"].items():
+            rows.append(
+                (name, f"probe in a block of {BLOCK} / single, {labels[key]}", value, BLOCK_GOAL, value <= 0.75)
+            )
+    return rows
+
+
+def network_table(result: dict[str, Any]) -> str:
+    """Seconds and ratios of every contender, with the limits as the last rows."""
+    limit = result["limit"]
+    ours = result["contenders"]["gwprune"].get("run")
+
+    def cells(label: str, batch: Any, setup: str, first: float, later: float, run: float) -> list[Any]:
+        return [
+            label, batch, setup, f"{first:.3g}", f"{later:.3g}", f"{run:.3g}", f"{run / limit['forward']:.2f}",
+            f"{first / limit['scratch']:.2f}", f"{run / limit['scratch']:.2f}", f"{run / ours:.3g}" if ours else "",
+        ]  # fmt: skip
+
+    rows = []
+    for name, part in result["contenders"].items():
+        if "error" in part:
+            rows.append([name, *[""] * 8, part["error"].splitlines()[0][:120]])
+            continue
+        label = name if CONTENDERS[name].exact else f"{name} (relative error {part['relative_error']:.1g})"
+        batch = part["batch_size"] or "own"
+        rows.append(cells(label, batch, f"{part['setup']:.3g}", part["first"], part["later"], part["run"]))
+    scratch, shared = limit["scratch"], limit["shared"]
+    over_run = (scratch + (LANCZOS_STEPS - 1) * shared) / LANCZOS_STEPS
+    rows.append(cells("limit, every product from scratch", "", "", scratch, scratch, scratch))
+    rows.append(cells("limit, primal passes shared", "", "", scratch, shared, over_run))
+    header = (
+        "way", "batch", "set-up s", "first s", "later s", f"one of {LANCZOS_STEPS} s", "in forward passes",
+        "first / limit", f"one of {LANCZOS_STEPS} / limit", "/ gwprune",
+    )  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def section(results: dict[str, Any]) -> str:
+    """The generated part of docs/speed.md."""
+    machine = results["environment"]
+    parts = [
+        f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}; "
+        + ", ".join(
+            f"{contender.distribution} {contender.version or 'not installed'}"
+            for contender in {c.distribution: c for c in CONTENDERS.values()}.values()
+            if contender.distribution != "torch"
+        )
+        + "."
+    ]
+    rows = [row for name, result in results["networks"].items() for row in goals(name, result)]
+    words = [
+        (name, what, f"{value:.2f}", f"{goal:.2f}", "yes" if met else "no") for name, what, value, goal, met in rows
+    ]
+    parts.append(markdown_table(("network", "measure of gwprune", "value", "goal, at most", "met"), words))
+    for name, result in results["networks"].items():
+        limit = result["limit"]
+        parts.append(
+            f"### {name}: {result['samples']:,} samples ({result['data']}), D = {result['dimension']:,}\n\n"
+            f"One forward pass's multiplications take {limit['forward']:.3g} s at the peak; a product needs "
+            f"{limit['scratch_forward_units']:.2f} times as many from scratch, {limit['shared_forward_units']:.2f} "
+            f"when the primal passes are shared. Median of {result['rounds']} rounds.\n\n{network_table(result)}"
+        )
+    return "\n\n".join(parts)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.products", description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--quick", action="store_true", help="tiny networks, to test the program")
+    parser.add_argument("--rounds", type=int, help="turns of every contender (default: 3 for fc5, 2 for convolutions)")
+    parser.add_argument("--network-file", type=Path, help="trained network for fc5, as `gwprune` stores it")
+    parser.add_argument("--memory-gb", type=float, default=8, help="no batch whose product needs more (default: 8)")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder of products.json")
+    parser.add_argument("--no-docs", action="store_true", help="leave docs/speed.md as it is")
+    options = parser.parse_args(arguments)
+
+    results: dict[str, Any] = {"environment": environment(), "load_before": os.getloadavg(), "networks": {}}
+    names = QUICK if options.quick else options.networks
+    for build in cases(names, options.network_file):
+        torch.manual_seed(0)
+        case = build()
+        try:
+            results["networks"][case.name] = run(
+                case, options.rounds or case.rounds, options.memory_gb, lambda line: print(line, file=sys.stderr)
+            )
+        except Disagreement as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        # After every network: an interrupted run leaves what it has.
+        results["load_after"] = os.getloadavg()
+        results["peak_memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        write_json(options.output / "products.json", results)
+    text = section(results)
+    print(text)
+    if not options.no_docs:
+        replace_section(ROOT / "docs" / "speed.md", "products", text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
