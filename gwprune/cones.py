@@ -155,6 +155,7 @@ class Cones:
             return run
         zero = torch.zeros((), dtype=self._weights.dtype, device=self._weights.device)
         lanczos = Lanczos(torch.where(self._ranks < count, self._weights, zero), self.steps, **self._basis)
+        before = np.full(2, np.nan)
         while not lanczos.done:
             lanczos.absorb(self._product(lanczos.vector))
             self.products += 1

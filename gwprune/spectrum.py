@@ -19,7 +19,8 @@ from .quadrature import Rule, gauss, radau, squared
 __all__ = ["CONFIDENCE", "Estimate", "ProbeSpectrum", "Spectrum", "crossing", "first_rise"]
 
 CONFIDENCE = 0.95
-_ROUNDINGS = 32  # relative error of a product in units of its machine epsilon: deep networks were seen to reach 10
+# Relative error of a product in units of its machine epsilon: 8 to 11 on FC5, in single against double precision.
+_ROUNDINGS = 32
 _QUANTILE = 1.959963984540054  # of the normal distribution, two-sided at CONFIDENCE
 
 
@@ -55,9 +56,12 @@ class ProbeSpectrum:
         Products are taken to be those of A + E with ``||E v|| <= delta = 32 precision ||A v||`` for the probe v. As
         ``|v^T (t + (A+E)^2)^-1 v - v^T (t + A^2)^-1 v|`` is at most ``delta / sqrt(t)`` times the larger of the two,
         an integral of f moves by about ``f(|lambda|) - f(|lambda| + x)``, ``x = 2/pi delta (1 + log(1 + ||A|| /
-        delta))``, at each lambda: |A| is no smooth function of A, hence the logarithm.
+        delta))``, at each lambda: |A| is no smooth function of A, hence the logarithm. Without the absolute value, for
+        a semi-definite A, f is a resolvent and x is delta.
         """
         delta = _ROUNDINGS * self.precision * np.hypot(self.jacobi.alpha[0], self.jacobi.beta[0])
+        if self.semidefinite:
+            return float(delta)
         # ||A|| is at most the Frobenius norm, which the probe estimates as sqrt(n) ||A v||.
         return float(2 / np.pi * delta * (1 + np.log1p(np.sqrt(self.active) / (_ROUNDINGS * self.precision))))
 

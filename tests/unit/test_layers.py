@@ -268,6 +268,9 @@ def made(name: str) -> tuple[nn.Module, tuple[Tensor], Tensor, list[int] | None]
         torch.manual_seed(3)
         model, inputs, uses = (CASES | FORWARD_MODE)[name]()
     model = model.double().eval()
+    for number, (_, buffer) in enumerate(model.named_buffers()):
+        if buffer.ndim:  # running statistics: means of any sign would do, variances are positive
+            buffer.copy_(0.5 + normal(*buffer.shape, seed=number).square())
     targets = normal(*model(inputs).shape, seed=1)
     return model, (inputs,), targets, uses
 
