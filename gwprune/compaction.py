@@ -184,10 +184,10 @@ def compact(
     owners = [id(module.weight) for module in modules.values() if isinstance(getattr(module, "weight", None), Tensor)]
     names = {
         name
-        for name in names - _fetched(traced.graph)
+        for name in names
         if name in modules and name in weights and _plain(modules[name]) and owners.count(id(weights[name])) == 1
     }
-    links = [link for link in _links(traced.graph, modules, names) if link.source != link.target]
+    links = list(_links(traced.graph, modules, names))
     if not links:
         return None
     masks = dict(zip(prunable.names, prunable.unflatten(zero), strict=True))
@@ -202,17 +202,16 @@ def compact(
             continue
         rows = masks[f"{link.target}.weight"]
         dead = rows.transpose(0, 1).flatten(1).all(dim=1) & ~seen[link.target]
-        if link.source is None:
-            if rows.ndim == 2:
-                inputs[link.target] = ~dead
-            continue
-        channels = len(outputs[link.source])
+        channels = len(dead if link.source is None else outputs[link.source])
         if len(dead) % channels:
             continue
-        dead = dead.view(channels, -1).all(dim=1) & masks[f"{link.source}.weight"].flatten(1).all(dim=1)
+        dead = dead.view(channels, -1).all(dim=1)
+        if link.source is not None:
+            dead &= masks[f"{link.source}.weight"].flatten(1).all(dim=1)
         if dead.all():  # a layer without units is no layer
             dead[0] = False
-        outputs[link.source] = ~dead
+        if link.source is not None:
+            outputs[link.source] = ~dead
         inputs[link.target] = (~dead).repeat_interleave(len(inputs[link.target]) // channels)
         for norm in link.norms:
             _shrink_norm(modules[norm], (~dead).repeat_interleave(modules[norm].num_features // channels))
@@ -225,8 +224,6 @@ def compact(
         return None
     for link in links:
         if link.source is None and not inputs[link.target].all():
-            if not inputs[link.target].any():
-                return None
             small = nn.Sequential(_Columns(inputs[link.target].nonzero().flatten()), modules[link.target])
             parent, _, leaf = link.target.rpartition(".")
             setattr(traced.get_submodule(parent), leaf, small)

@@ -113,6 +113,24 @@ def residual():
     return alive(Net(forward, **layers), {"n": [0], "b": [1]}), data(2, 4, 4), 36 + 36 + 4
 
 
+def tied_backwards():
+    """The first to be called is the last to be named."""
+    model = Net(
+        lambda n, x: n.c(relu(n.b(relu(n.a(relu(n.z(x))))))),
+        a=Linear(4, 4),
+        z=Linear(4, 4),
+        b=Linear(4, 3),
+        c=Linear(3, 2),
+    )
+    model.z.weight = model.a.weight
+    return alive(model, {"b": [0]}), data(4), 16 + 12 + 6
+
+
+def zero_inputs(*features: int, left: int):
+    model = nn.Sequential(Linear(4, 3), nn.ReLU(), Linear(3, 2))
+    return alive(model, {"0": [0]}), zeroed(data(4), *features), left
+
+
 def twice():
     def forward(net: Net, x: Tensor) -> Tensor:
         return net.d(relu(net.b(relu(net.s(relu(net.s(relu(net.a(x)))))))))
@@ -231,6 +249,12 @@ CASES: dict[str, Callable] = {
     "all_dead": all_dead,
     "nested": nested,
     "tied": tied,
+    "tied_backwards": tied_backwards,
+    "zero_inputs": partial(zero_inputs, 0, 2, left=4 + 4),
+    "only_zero_inputs": partial(zero_inputs, 0, 1, 2, 3, left=2 + 4),
+    "zero_channel": lambda: (
+        alive(nn.Sequential(C2(3, 2, 2, padding=1), nn.ReLU(), C2(2, 2, 2)), {}), zeroed(data(3, 3, 3), 1), 16 + 16
+    ),
     "called_twice": twice,
     "two_names": alias,
     "groups": grouped,
@@ -266,7 +290,7 @@ CASES: dict[str, Callable] = {
     "pool_over_features": lambda: chain(nn.ReLU(), nn.AdaptiveAvgPool1d(12), features=12),
     "smooth_over_features": lambda: chain(nn.ReLU(), nn.AvgPool1d(3, 1, 1), dead=(0, 1, 2)),
     "sequences": lambda: chain(nn.ReLU(), shape=(3, 4)),
-    "sequences_flattened": lambda: chain(nn.ReLU(), flat, shape=(3, 4), features=18),
+    "sequences_flattened": lambda: chain(nn.ReLU(), flat, shape=(3, 4), features=18, dead=(0, 1, 2)),
     "bias_used_alone": lambda: chain(lambda n, x: relu(x), lambda n, x: x * n.a.bias[1]),
     "bias_used_beside": partial(net, lambda n, x: n.b(relu(n.a(x))) + n.a.bias[1], {"a": [0]}, 18),
     "norm_used_beside": partial(
