@@ -646,3 +646,39 @@ def test_exported_and_its_example_runs():
     result = doctest.testmod(curvature)
     assert result.attempted >= 4
     assert result.failed == 0
+
+
+def test_a_loss_linear_in_the_output_that_reads_a_weight_has_no_gauss_newton_curvature():
+    model = nn.Sequential(nn.Linear(3, 2)).eval()
+    data = torch.randn(6, 3), torch.zeros(6)
+    matrix = curvature_operator(model, lambda output, _: (output * model[0].weight.sum()).mean(), data, operator="ggn")
+    assert (matrix @ torch.randn(6) == 0).all()
+
+
+def test_release_forgets_the_smaller_network_and_follows_the_weights():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    with torch.no_grad():
+        model[0].bias[:2] = -1e3
+    data = torch.randn(30, 4), torch.randint(3, (30,))
+    matrix = curvature_operator(model, F.cross_entropy, data)
+    assert matrix.compact() == 4 * 4 + 4 * 3
+    matrix.prunable.assign(1.5 * matrix.prunable.flatten())
+    matrix.release()
+    vector = torch.randn(matrix.shape[0])
+    expected = curvature_operator(model, F.cross_entropy, data) @ vector
+    torch.testing.assert_close(matrix @ vector, expected)
+
+
+def test_a_loss_that_reads_the_network_keeps_it_whole():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    with torch.no_grad():
+        model[0].bias[:2] = -1e3
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(output, target) + 1e-3 * model[0].weight.pow(2).sum()
+
+    matrix = curvature_operator(model, loss, (torch.randn(30, 4), torch.randint(3, (30,))))
+    # Every row has curvature, so nothing is dead.
+    assert matrix.compact() == matrix.shape[0]
