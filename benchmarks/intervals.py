@@ -110,10 +110,10 @@ def main() -> None:
     results = arguments.results or [Path("results/fashion_mnist"), Path("results/benchmark_networks")]
     rows, summary, predictions = [], [], []
     for directory in results:
-        table = read_table("predictions", directory / "tables" / "predictions.parquet").to_pandas()
         for unit in sorted(directory.glob("runs/*/seed*")):
             for operator in sorted({path.name.split("_")[0] for path in unit.glob("spectrum/*_probe0.npz")}):
-                kept = table[(table.run == unit.parent.name) & (table.operator == operator)]
+                table = read_table("predictions", unit / "predictions" / "width.parquet").to_pandas()
+                kept = table[table.operator == operator]
                 epsilon = float(kept[kept.epsilon_rule == "batch_std"].epsilon.iloc[0])
                 found = study(unit, operator, epsilon)
                 rows += found
@@ -142,7 +142,10 @@ _PREDICTIONS = ("network", "predictor", "operator", "predicted", "interval", "cr
 
 def compare(directory: Path) -> list[list[str]]:
     """Every prediction of a results directory beside the measured thresholds of magnitude pruning."""
-    table = read_table("thresholds", directory / "tables" / "thresholds.parquet").to_pandas()
+    path = directory / "tables" / "thresholds.parquet"
+    if not path.exists():  # a workflow that was stopped after its predictions
+        return []
+    table = read_table("thresholds", path).to_pandas()
     table = table[(table.method == "magnitude") & ~table.criterion.str.startswith("accuracy")]
     table = table[table.epsilon_rule == "batch_std"]
     return [

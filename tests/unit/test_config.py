@@ -90,7 +90,8 @@ def test_the_allowed_keys_of_an_unknown_key_are_those_of_its_own_section():
     top, inner = only_fault(values(zzz=1)), only_fault(values(spectrum={"zzz": 1}))
     assert top == f"zzz: unknown key; allowed: {', '.join(Config.model_fields)}"
     assert inner == (
-        "spectrum.zzz: unknown key; allowed: operators, steps, probes, samples, batch_size, memory_mb, reorthogonalize"
+        "spectrum.zzz: unknown key; allowed: operators, steps, probes, samples, batch_size, memory_mb, reorthogonalize,"
+        " basis, statistical_dimension, cone_steps"
     )
 
 
