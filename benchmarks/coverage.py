@@ -22,7 +22,7 @@ from tqdm import tqdm
 from gwprune.width import CONFIDENCE, Spectrum, probe_spectra
 
 from .known import EPSILON, Known, matrices, width_function
-from .reporting import environment, markdown_table, print_table, publish
+from .reporting import environment, exit_status, markdown_table, print_table, publish
 
 NAME = "coverage"
 STEPS = (8, 32, 96)
@@ -170,8 +170,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the study; the exit status is 1 when an interval holds too seldom or a quadrature bound is violated."""
     options = parse(arguments)
-    if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     started = time.perf_counter()
     cells = [cell for matrix in matrices(options.seed) for cell in study(matrix, options.repetitions, options.seed)]
@@ -186,10 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     }
     publish(NAME, record, section(cells), options.output)
     print_table("How often the stated interval of the squared width holds the exact trace", *table(cells))
-    failures = [line for cell in cells for line in cell.failures()]
-    for line in failures:
-        print(f"FAILED: {line}", file=sys.stderr)
-    return 1 if failures else 0
+    return exit_status([line for cell in cells for line in cell.failures()])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from gwprune import datasets, predict_threshold
 from gwprune.artifacts import load_network
 from gwprune.datasets import DeviceSplit
 
-from .peers import prepare
+from .contest import timed
+from .peers import prepare, pyhessian_operator
 from .reporting import environment, markdown_table, print_table, publish
 
 NAME = "end_to_end"
@@ -49,29 +49,22 @@ def threshold(model: nn.Module, data: tuple[Tensor, Tensor], epsilon: float, reo
 
 def pyhessian_density(model: nn.Module, data: tuple[Tensor, Tensor], steps: int) -> dict[str, Any]:
     """PyHessian's stochastic Lanczos quadrature with one probe, on one batch: it then keeps the gradient's graph."""
-    from pyhessian import hessian
-
     prepare(model)
-    # PyHessian calls torch.eig, which PyTorch has removed: the same answer from what replaced it.
-    if not getattr(torch.eig, "replaced", False):
-        torch.eig = _eig
-    nodes, _ = hessian(model, functional.cross_entropy, data=data, cuda=False).density(iter=steps, n_v=1)
+    torch.eig = _eig
+    nodes, _ = pyhessian_operator(model, functional.cross_entropy, data=data).density(iter=steps, n_v=1)
     return {"products": len(nodes[0])}
 
 
 def _eig(matrix: Tensor, eigenvectors: bool = False) -> tuple[Tensor, Tensor]:
+    """What PyHessian expects of ``torch.eig``, which PyTorch has removed, for its symmetric matrices."""
     values, vectors = torch.linalg.eigh(matrix)
     return torch.stack([values, torch.zeros_like(values)], dim=1), vectors
 
 
-_eig.replaced = True
-
-
-def timed(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def reported(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What ``work`` returns, with the seconds that it took."""
-    start = time.perf_counter()
-    found = work()
-    found["seconds"] = time.perf_counter() - start
+    seconds, found = timed(work)
+    found["seconds"] = seconds
     print(found, flush=True)
     return found
 
@@ -92,11 +85,11 @@ def main() -> None:
         return load_network(unit / "network.pt")
 
     found = {
-        "gwprune": timed(lambda: threshold(network(), data, epsilon, True)),
-        f"PyHessian density, {arguments.steps} steps": timed(
+        "gwprune": reported(lambda: threshold(network(), data, epsilon, True)),
+        f"PyHessian density, {arguments.steps} steps": reported(
             lambda: pyhessian_density(network(), data, arguments.steps)
         ),
-        "gwprune, no reorthogonalisation": timed(lambda: threshold(network(), data, epsilon, False)),
+        "gwprune, no reorthogonalisation": reported(lambda: threshold(network(), data, epsilon, False)),
     }
     rival = next(row["seconds"] for way, row in found.items() if way.startswith("PyHessian"))
     rows = []

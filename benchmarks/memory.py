@@ -23,7 +23,7 @@ from torch.nn import functional
 from .reporting import environment, markdown_table, print_table, publish
 
 NAME = "memory"
-SETTINGS = {"no basis": ("false", "device"), "basis in memory": ("true", "host"), "basis on disk": ("true", "disk")}
+SETTINGS = {"no basis": (False, "device"), "basis in memory": (True, "host"), "basis on disk": (True, "disk")}
 _HEADER = ("setting", "weights", "products", "peak of anonymous memory, GB", "with mapped files, GB", "seconds")
 _SAMPLES = 16
 _MEMORY_MB = 256
@@ -74,8 +74,7 @@ def main() -> None:
     parser.add_argument("--setting", choices=SETTINGS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.setting:
-        reorthogonalize, storage = SETTINGS[arguments.setting]
-        print(json.dumps(run(reorthogonalize == "true", storage, arguments.steps)))
+        print(json.dumps(run(*SETTINGS[arguments.setting], arguments.steps)))
         return
     found = {}
     for setting in SETTINGS:

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from gwprune.curvature import curvature_operator
+from gwprune.graphs import saved_bytes
 from gwprune.parameters import PrunableSet
 
-__all__ = ["CONTENDERS", "Contender", "graph_bytes", "prepare", "split"]
+__all__ = ["CONTENDERS", "Contender", "graph_bytes", "prepare", "pyhessian_operator", "split"]
 
 Product = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -51,17 +52,10 @@ def graph_bytes(model: nn.Module, loss_fn: Loss, inputs: Tensor, targets: Tensor
     parameters = prepare(model).parameters
     sizes = []
     for count in (2, 4):
-        seen: dict[int, int] = {}
-
-        def pack(tensor: Tensor, seen: dict[int, int] = seen) -> Tensor:
-            storage = tensor.untyped_storage()
-            seen[storage.data_ptr()] = storage.nbytes()
-            return tensor.detach()
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with saved_bytes() as saved:
             value = loss_fn(model(inputs[:count]), targets[:count])
             gradient = torch.autograd.grad(value, parameters, create_graph=True)
-        sizes.append(sum(seen.values()))
+        sizes.append(saved())
         del gradient
     return (sizes[1] - sizes[0]) / 2
 
@@ -123,7 +117,8 @@ def curvlinops(model: nn.Module, loss_fn: Loss, inputs: Tensor, targets: Tensor,
     return lambda vector: (operator @ vector).detach()
 
 
-def _pyhessian(model: nn.Module, loss_fn: Loss, **data):
+def pyhessian_operator(model: nn.Module, loss_fn: Loss, **data):
+    """PyHessian's own object, on ``data=`` one batch or ``dataloader=`` several."""
     from pyhessian import hessian
 
     # PyHessian's loss.backward(create_graph=True) warns of the reference cycle that zero_grad breaks later.
@@ -134,7 +129,7 @@ def _pyhessian(model: nn.Module, loss_fn: Loss, **data):
 def pyhessian(model: nn.Module, loss_fn: Loss, inputs: Tensor, targets: Tensor, batch_size: int) -> Product:
     """Its way for many batches: every product builds the graph of each batch anew."""
     prunable, data = prepare(model), split(inputs, targets, batch_size)
-    operator = _pyhessian(model, loss_fn, dataloader=data)
+    operator = pyhessian_operator(model, loss_fn, dataloader=data)
     return lambda vector: prunable.flatten(operator.dataloader_hv_product(prunable.unflatten(vector))[1])
 
 
@@ -143,7 +138,7 @@ def pyhessian_one_batch(model: nn.Module, loss_fn: Loss, inputs: Tensor, targets
     from pyhessian.utils import hessian_vector_product
 
     prunable = prepare(model)
-    operator = _pyhessian(model, loss_fn, data=(inputs, targets))
+    operator = pyhessian_operator(model, loss_fn, data=(inputs, targets))
 
     def product(vector: Tensor) -> Tensor:
         return prunable.flatten(hessian_vector_product(operator.gradsH, operator.params, prunable.unflatten(vector)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +17,16 @@ from rich.table import Table
 
 from gwprune.files import atomic_path, git_commit, write_json
 
-__all__ = ["destination", "environment", "markdown_table", "print_table", "publish", "replace_section", "write_json"]
+__all__ = [
+    "destination",
+    "environment",
+    "exit_status",
+    "markdown_table",
+    "print_table",
+    "publish",
+    "replace_section",
+    "write_json",
+]
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 _PLACES = {".json": _CHECKOUT / "benchmarks" / "results", ".svg": _CHECKOUT / "docs" / "figures"}
@@ -31,12 +41,21 @@ def publish(
     study: str, record: dict[str, Any], section: str, output: Path | None, page: str = "certificate.md"
 ) -> None:
     """Write the record of a study and its section of a page of docs/, or both as files into ``output``."""
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
     write_json(destination(study, ".json", output), record)
     name = study.replace("_", "-")
     if output is None:
         replace_section(_CHECKOUT / "docs" / page, name, section)
     else:
         (output / f"{study}.md").write_text(section, encoding="utf-8")
+
+
+def exit_status(failures: Sequence[str]) -> int:
+    """Name every failure on the error stream; 1 when there is one."""
+    for line in failures:
+        print(f"FAILED: {line}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def replace_section(path: str | os.PathLike, name: str, text: str) -> None:

@@ -9,7 +9,7 @@ _EXPORTS = {
     "Prediction": "predict",
     "PrunableSet": "parameters",
     "squared_width": "width",
-    "statistical_dimension": "cones",
+    "statistical_dimension": "projection",
 }
 
 __all__ = ["__version__", *_EXPORTS]

@@ -219,8 +219,7 @@ def compact(
         return None
     for name in names:
         _shrink_layer(modules[name], outputs[name], inputs[name])
-    known = set(prunable.names)
-    if not known.issuperset(PrunableSet(traced).names):  # shared under a name of its own
+    if not set(prunable.names).issuperset(PrunableSet(traced).names):  # shared under a name of its own
         return None
     for link in links:
         if link.source is None and not inputs[link.target].all():
@@ -249,19 +248,18 @@ def _shrink_layer(layer: nn.Module, outputs: Tensor, inputs: Tensor) -> None:
     setattr(layer, sizes[1], int(inputs.sum()))
 
 
-def _positions(traced: nn.Module, prunable: PrunableSet, outputs: Any, inputs: Any) -> Tensor:
+def _positions(
+    traced: nn.Module, prunable: PrunableSet, outputs: dict[str, Tensor], inputs: dict[str, Tensor]
+) -> Tensor:
     """Flat positions in the full set of the weights that are left, in the order of the smaller network's own set."""
-    offsets, offset = {}, 0
-    for name, size in zip(prunable.names, prunable.sizes, strict=True):
-        offsets[name] = offset
-        offset += size
-    shapes = dict(zip(prunable.names, prunable.shapes, strict=True))
+    positions = dict(zip(prunable.names, prunable.unflatten(torch.arange(prunable.dimension)), strict=True))
     parts = []
     for name in PrunableSet(traced).names:
-        original = name if name in offsets else name.removesuffix("1.weight") + "weight"  # it stands behind its columns
-        grid = torch.arange(shapes[original].numel()).view(shapes[original])
-        layer = original.removesuffix(".weight")
+        original = (
+            name if name in positions else name.removesuffix("1.weight") + "weight"
+        )  # it stands behind its columns
+        grid, layer = positions[original], original.removesuffix(".weight")
         if layer in outputs:
             grid = grid[outputs[layer].cpu()][:, inputs[layer].cpu()]
-        parts.append(grid.flatten() + offsets[original])
+        parts.append(grid.flatten())
     return torch.cat(parts)

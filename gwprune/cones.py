@@ -24,12 +24,10 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from .lanczos import Jacobi, Lanczos, as_product, operator_device, operator_dtype
-from .projection import check_positive, statistical_dimension
+from .projection import check_positive
 from .width import Estimate, ProbeSpectrum, Spectrum, crossing, probe_spectra
 
-__all__ = ["ConeThreshold", "Cones", "cone_threshold", "statistical_dimension"]
-
-_QUANTILE = 1.959963984540054  # of the normal distribution, two-sided at 95%
+__all__ = ["ConeThreshold", "Cones", "cone_threshold"]
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,7 @@ class Cones:
             error = float(found.standard_error)
             low, high = (count, high) if found.value >= count / size else (low, count)
             guess = min(max(self._predicted(run, epsilon), low), high - 1)
-            open_part = found.upper - found.lower - 2 * _QUANTILE * error
+            open_part = found.upper - found.lower - self.spectrum.chance_width(error)
             near = max(self._tolerance(guess), 0.05 * open_part * size)
             if abs(guess - count) <= near and near > 1 and guess < size:
                 break

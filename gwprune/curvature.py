@@ -9,19 +9,19 @@ Products never form the matrix. For a mini-batch loss ``l(w)`` with gradient ``g
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from .compaction import compact
-from .layers import Tape, Use
+from .graphs import GaussNewtonGraph, HessianGraph, saved_bytes
+from .layers import Tape
 from .parameters import PrunableSet
+from .samples import Batch, as_tensors, count_samples, take
 
 __all__ = ["OPERATORS", "CurvatureOperator", "NotDeterministicError", "curvature_operator"]
 
@@ -39,135 +39,11 @@ class NotDeterministicError(RuntimeError):
     """The network does not compute the same function twice, so it has no well-defined curvature operator."""
 
 
-Batch = tuple[Any, Any]
+_KINDS = {"hessian": HessianGraph, "ggn": GaussNewtonGraph}
 
 
-def _to(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, tuple | list):
-        return tuple(_to(part, device) for part in value)
-    raise TypeError(f"inputs and targets must be tensors or tuples of tensors, got {type(value).__name__}")
-
-
-def count_samples(value: Any) -> int:
-    return len(value) if isinstance(value, Tensor) else count_samples(value[0])
-
-
-def take(value: Any, part: slice) -> Any:
-    return value[part] if isinstance(value, Tensor) else tuple(take(item, part) for item in value)
-
-
-def _join(values: Sequence[Any]) -> Any:
-    if isinstance(values[0], Tensor):
-        return torch.cat(list(values))
-    return tuple(_join(parts) for parts in zip(*values, strict=True))
-
-
-def as_tensors(data: Any, device: torch.device) -> Batch:
-    """All samples of ``data`` as one (input, target) on ``device``, in the order in which they come once.
-
-    ``data`` is a pair (input, target), a ``Dataset`` of pairs, or a ``DataLoader`` of batches of pairs; an input may
-    be a tuple of tensors. A shuffling loader is read once, so the operator never sees another order.
-
-    Raises:
-        TypeError: for anything else.  ValueError: for no samples or unequal lengths.
-    """
-    if isinstance(data, Dataset):
-        data = DataLoader(data, batch_size=1024)
-    if isinstance(data, DataLoader):
-        batches = [(_to(x, device), _to(y, device)) for x, y in data]
-        if not batches:
-            raise ValueError("data holds no samples")
-        inputs, targets = (_join(parts) for parts in zip(*batches, strict=True))
-    elif isinstance(data, tuple | list) and len(data) == 2:
-        inputs, targets = _to(data[0], device), _to(data[1], device)
-    else:
-        raise TypeError(f"data must be (input, target), a Dataset or a DataLoader, got {type(data).__name__}")
-    if count_samples(inputs) != count_samples(targets):
-        raise ValueError(f"data has {count_samples(inputs)} inputs but {count_samples(targets)} targets")
-    if count_samples(inputs) == 0:
-        raise ValueError("data holds no samples")
-    return inputs, targets
-
-
-@dataclass
-class _Recorded:
-    """What the derivative of one batch along a vector is made of: uses on the tape and gradients that it missed."""
-
-    uses: list[Use]
-    missed: list[tuple[int, Tensor]]
-
-    def outer(self, vector: list[Tensor], *, inputs: bool) -> tuple[list[Tensor], list[Tensor]]:
-        """Tensors through which ``g^T v`` depends on the rest of the graph, and its derivatives in them."""
-        outputs, tangents = [], []
-        for use in self.uses:
-            if use.delta.requires_grad:
-                outputs.append(use.delta)
-                tangents.append(use.output_tangent(vector[use.number]))
-            if inputs and use.x.requires_grad:
-                outputs.append(use.x)
-                tangents.append(use.input_tangent(vector[use.number]))
-        for number, gradient in self.missed:
-            if gradient.requires_grad:
-                outputs.append(gradient)
-                tangents.append(vector[number])
-        return outputs, tangents
-
-
-@dataclass
-class _Hessian(_Recorded):
-    """Graph of one batch's derivative, ready to be differentiated along a vector."""
-
-    @classmethod
-    def build(cls, tape: Tape, forward: Callable[[], Any], loss: Callable[[Any], Tensor], parameters: list) -> _Hessian:
-        with tape:
-            value = loss(forward())
-        return cls(*tape.record(value, parameters))
-
-    def product(self, parameters: list, vector: list[Tensor], keep: bool) -> Sequence[Tensor]:
-        with torch.no_grad():
-            outputs, tangents = self.outer(vector, inputs=True)
-        if not outputs:  # a loss that is linear in every weight
-            return [torch.zeros_like(parameter) for parameter in parameters]
-        return torch.autograd.grad(outputs, parameters, tangents, retain_graph=keep, materialize_grads=True)
-
-
-@dataclass
-class _GaussNewton(_Recorded):
-    """Graphs of one batch's output, its vector-Jacobian product in a dummy u, and the loss's gradient in the output."""
-
-    output: Tensor
-    dummy: Tensor
-    head: Tensor
-    head_gradient: Tensor
-
-    @classmethod
-    def build(cls, tape: Tape, forward: Callable[[], Any], loss: Callable[[Any], Tensor], parameters: list):
-        with tape:
-            output = forward()
-        if not isinstance(output, Tensor):
-            raise TypeError(f"the GGN needs a network with one tensor as output, got {type(output).__name__}")
-        dummy = torch.zeros_like(output, requires_grad=True)
-        recorded = tape.record(output, parameters, dummy)
-        head = output.detach().requires_grad_()
-        (head_gradient,) = torch.autograd.grad(loss(head), head, create_graph=True)
-        return cls(*recorded, output, dummy, head, head_gradient)
-
-    def product(self, parameters: list, vector: list[Tensor], keep: bool) -> Sequence[Tensor]:
-        with torch.no_grad():
-            # Linear in the dummy, which does not reach the layers' inputs.
-            outputs, tangents = self.outer(vector, inputs=False)
-        if not outputs or not self.head_gradient.requires_grad:  # a loss that is linear in the output
-            return [torch.zeros_like(parameter) for parameter in parameters]
-        (tangent,) = torch.autograd.grad(outputs, self.dummy, tangents, retain_graph=True)
-        (cotangent,) = torch.autograd.grad(
-            self.head_gradient, self.head, tangent, retain_graph=keep, materialize_grads=True
-        )
-        return torch.autograd.grad(self.output, parameters, cotangent, retain_graph=keep, materialize_grads=True)
-
-
-_KINDS = {"hessian": _Hessian, "ggn": _GaussNewton}
+def _call(model: nn.Module, inputs: Any) -> Any:
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
 class CurvatureOperator:
@@ -251,7 +127,7 @@ class CurvatureOperator:
 
     def forward(self, inputs: Any) -> Any:
         """The network's output; a tuple of inputs is spread over its arguments."""
-        return self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)
+        return _call(self.model, inputs)
 
     def _graph(self, part: slice):
         inputs, targets = take(self._inputs, part), take(self._targets, part)
@@ -272,17 +148,9 @@ class CurvatureOperator:
         few = max(1, min(_PROBE_SAMPLES, self.samples // 2))
         sizes = []
         for count in (few, 2 * few):
-            seen: dict[int, int] = {}
-
-            def pack(tensor: Tensor, seen: dict[int, int] = seen) -> Tensor:
-                storage = tensor.untyped_storage()
-                seen[storage._cdata] = storage.nbytes()  # a zero tensor of forward-mode derivatives has no address
-                return tensor.detach()
-
-            hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-            with self._differentiable(), hooks:
+            with self._differentiable(), saved_bytes() as saved:
                 graph = self._graph(slice(0, count))
-            sizes.append(sum(seen.values()))
+            sizes.append(saved())
             del graph
         return max((sizes[1] - sizes[0]) / few, 1.0)
 
@@ -385,8 +253,7 @@ class CurvatureOperator:
 
         def run(model: nn.Module) -> None:
             for part, _ in self._batches():
-                inputs = take(self._inputs, part)
-                model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+                _call(model, take(self._inputs, part))
 
         found = compact(self.model, self.prunable, expected == 0, run)
         if found is None:

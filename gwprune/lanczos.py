@@ -114,7 +114,7 @@ class Lanczos:
     Args:
         start: vector (D,), not zero.
         steps: the most steps to take; never more than D.
-        reorthogonalize: keep the basis and orthogonalise twice against all of it.
+        reorthogonalize: keep the basis and orthogonalise against all of it, twice where once is not enough.
         storage: where the kept basis lies: ``"device"`` (that of ``start``), ``"host"`` memory, or ``"disk"`` (an
             unlinked file in the directory for temporary files, which TMPDIR sets).
 
@@ -219,22 +219,22 @@ def lanczos(
     starts: Sequence[Tensor],
     steps: int,
     *,
-    reorthogonalize: bool = True,
-    storage: str = "device",
     progress: Callable[[int], None] | None = None,
+    **basis: Any,
 ) -> list[Jacobi]:
     """Run :func:`iterate` to its end.
 
     Args:
         operator: symmetric, with ``shape`` (D, D) and ``@``.
         progress: called with the number of steps done, after each one.
+        basis: ``reorthogonalize`` and ``storage``, see :class:`Lanczos`.
 
     Returns:
         The Jacobi coefficients of each start; a run that ends in an invariant subspace has fewer steps.
     """
-    rounds = iterate(operator, starts, steps, reorthogonalize=reorthogonalize, storage=storage)
     runs: list[Lanczos] = []
-    for runs in rounds:
+    for step, found in enumerate(iterate(operator, starts, steps, **basis), 1):
+        runs = found
         if progress is not None:
-            progress(max(len(run.alpha) for run in runs))
+            progress(step)
     return [run.result() for run in runs]

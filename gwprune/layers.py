@@ -115,6 +115,12 @@ class Use:
         return _data_gradient(self.delta, self.x, vector, self.geometry)
 
 
+def _each(value: Any, dimensions: int) -> list[int]:
+    """One number for all dimensions, or one for each."""
+    values = list(value) if isinstance(value, Sequence) else [value]
+    return values * dimensions if len(values) == 1 else values
+
+
 _Arguments = tuple[Tensor, Tensor, Tensor | None, _Geometry | None]
 
 # The readers' arguments have torch's own names: they may come as keywords.
@@ -134,21 +140,17 @@ def _convolution(
     groups: int = 1,
 ) -> _Arguments | None:
     dimensions = weight.ndim - 2
-
-    def each(value: Any) -> list[int]:
-        values = list(value) if isinstance(value, Sequence) else [value]
-        return values * dimensions if len(values) == 1 else values
-
     if padding == "valid":
         padding = 0
     elif padding == "same":
-        totals = [d * (size - 1) for d, size in zip(each(dilation), weight.shape[2:], strict=True)]
+        totals = [d * (size - 1) for d, size in zip(_each(dilation, dimensions), weight.shape[2:], strict=True)]
         if any(total % 2 for total in totals):
             return None
         padding = [total // 2 for total in totals]
     if input.ndim != dimensions + 2:  # a single sample without a batch axis
         return None
-    return input, weight, bias, _Geometry(each(stride), each(padding), each(dilation), False, [0] * dimensions, groups)
+    stride, padding, dilation = (_each(value, dimensions) for value in (stride, padding, dilation))
+    return input, weight, bias, _Geometry(stride, padding, dilation, False, [0] * dimensions, groups)
 
 
 def _transposed(
@@ -164,9 +166,8 @@ def _transposed(
     found = _convolution(input, weight, bias, stride, padding, dilation, groups)
     if found is None:
         return None
-    extra = list(output_padding) if isinstance(output_padding, Sequence) else [output_padding]
-    extra = extra * (weight.ndim - 2) if len(extra) == 1 else extra
-    return *found[:3], found[3]._replace(transposed=True, output_padding=extra)
+    geometry = found[3]._replace(transposed=True, output_padding=_each(output_padding, weight.ndim - 2))
+    return *found[:3], geometry
 
 
 _READERS = {

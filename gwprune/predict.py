@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from .cones import Cones
-from .curvature import OPERATORS, CurvatureOperator, count_samples, curvature_operator, take
+from .curvature import OPERATORS, CurvatureOperator, curvature_operator
 from .evaluation import eval_mode
 from .pruning import rank, removed_count
 from .quadratic import quadratic_threshold
+from .samples import count_samples, take
 from .width import Estimate, Spectrum, probe_spectra, refine
 
 __all__ = ["PREDICTORS", "Prediction", "predict_threshold"]
@@ -155,19 +156,14 @@ def predict_threshold(
             return method(lambda count: norms[count], epsilon_value)
 
         matrix.compact(seed)
-        options: dict[str, Any] = {
-            "steps": steps,
-            "seed": seed,
-            "semidefinite": operator == "ggn",
-            "reorthogonalize": reorthogonalize,
-            "storage": storage,
-        }
+        basis = {"reorthogonalize": reorthogonalize, "storage": storage}
+        options: dict[str, Any] = {"steps": steps, "seed": seed, "semidefinite": operator == "ggn", **basis}
         if tolerance is None:
             spectrum, met = probe_spectra(matrix, probes=range(probes), **options), None
         else:
             spectrum, met = refine(matrix, threshold, tolerance, probes=probes, **options)
         if predictor == "statistical_dimension":
-            cones = Cones(matrix, weights, ranking.ranks, spectrum, steps=_CONE_STEPS, reorthogonalize=reorthogonalize)
+            cones = Cones(matrix, weights, ranking.ranks, spectrum, steps=_CONE_STEPS, **basis)
             result = cones.threshold(epsilon_value)
             met = None if tolerance is None else result.upper - result.lower <= tolerance
         else:

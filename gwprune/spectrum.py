@@ -82,8 +82,8 @@ class ProbeSpectrum:
     def integrals(self, function: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(value, lower, upper) of ``v^T function(|A|) v / dimension`` for a Stieltjes ``function`` of |A|^2.
 
-        The value is the middle: the centre of what the coefficients leave open settles within a few dozen steps, where
-        the plain Gauss rule jumps from step to step. ``function`` maps (..., m) nodes |lambda| to values of the same
+        The value is the middle of what the coefficients leave open; the plain Gauss rule jumps from step to step.
+        ``function`` maps (..., m) nodes |lambda| to values of the same
         shape; the result has the shape (...).
         """
 

@@ -113,30 +113,26 @@ def refine(
         raise ValueError(f"tolerance must be positive, got {tolerance}")
     options["zero"] = zero_rows(operator, seed)
 
-    def met(spectrum: Spectrum) -> bool:
+    def widths(spectrum: Spectrum) -> tuple[float, float]:
+        """Of the interval, and of the part of it that further steps can close."""
         found = threshold(spectrum)
-        return float(found.upper) - float(found.lower) <= tolerance
+        width = float(found.upper) - float(found.lower)
+        return width, width - spectrum.chance_width(float(found.standard_error))
 
-    def settled(spectrum: Spectrum) -> bool:
-        found = threshold(spectrum)
-        open_width = float(found.upper) - float(found.lower)
-        return open_width - spectrum.chance_width(float(found.standard_error)) <= tolerance / 2
+    def enough(spectrum: Spectrum) -> bool:
+        width, open_to_steps = widths(spectrum)
+        return width <= tolerance or open_to_steps <= tolerance / 2
 
     known = probe_spectra(
-        operator,
-        steps=max(1, steps // probes),
-        probes=range(probes),
-        seed=seed,
-        enough=lambda known: met(known) or settled(known),
-        **options,
+        operator, steps=max(1, steps // probes), probes=range(probes), seed=seed, enough=enough, **options
     )
     each = known.steps
     spent = each * probes
-    while not met(known) and spent + each <= steps:
+    while not (met := widths(known)[0] <= tolerance) and spent + each <= steps:
         number = len(known.probes)
         more = probe_spectra(operator, steps=each, probes=[number], seed=seed, **options)
         known, spent = Spectrum(known.probes + more.probes), spent + each
-    return known, met(known)
+    return known, met
 
 
 def squared_width(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch.nn import functional
@@ -41,6 +41,12 @@ def _operator(job: Job, data: str, network: str, operator: str, settings: Mappin
     logger.info(
         "%s of order %d on %d samples, batches of %d", operator, *result.shape[:1], result.samples, result.batch_size
     )
+    return result
+
+
+def _compacted(job: Job, *arguments: Any) -> CurvatureOperator:
+    """The operator without its dead units: finding them takes two products, so it pays where many follow."""
+    result = _operator(job, *arguments)
     logger.info("without dead units, products compute on %d weights", result.compact(job.seed))
     return result
 
@@ -49,7 +55,7 @@ def spectrum(
     job: Job, data: str, network: str, path: str, *, operator: str, probe: int, settings: Mapping[str, Any]
 ) -> None:
     """One Lanczos run: writes the raw Jacobi coefficients."""
-    matrix = _operator(job, data, network, operator, settings)
+    matrix = _compacted(job, data, network, operator, settings)
     with tqdm(total=settings["steps"], unit="product", disable=None) as bar:
         result = probe_spectra(
             matrix,
@@ -87,6 +93,26 @@ def _row(
     }
 
 
+def _write_thresholds(
+    job: Job,
+    path: str,
+    predictor: str,
+    operator: str,
+    tolerances: Mapping[str, float],
+    dimension: int,
+    probes: int,
+    find: Callable[[float], QuadraticThreshold | ConeThreshold],
+) -> None:
+    """Table of the thresholds that ``find`` names for each epsilon rule's tolerance."""
+    rows = []
+    for rule, epsilon in tolerances.items():
+        result = find(epsilon)
+        logger.info("%s, %s, %s (epsilon %.6g): %s", predictor, operator, rule, epsilon, result)
+        key = {**job.key, "operator": operator, "epsilon_rule": rule}
+        rows.append(_row(key, predictor, epsilon, dimension, result.products, probes, result))
+    write_table("predictions", rows, path, job.provenance())
+
+
 def quadratic(
     job: Job,
     data: str,
@@ -103,13 +129,12 @@ def quadratic(
     weights = matrix.prunable.flatten()
     ranking = rank("magnitude", matrix.prunable, job.seed)
     gradient = matrix.gradient()
-    rows = []
-    for rule, epsilon in epsilons_of(dense, epsilon_rules).items():
-        result = quadratic_threshold(matrix, gradient, weights, ranking.ranks, epsilon)
-        logger.info("quadratic model with %s, epsilon %.6g: %s", operator, epsilon, result)
-        key = {**job.key, "operator": operator, "epsilon_rule": rule}
-        rows.append(_row(key, "quadratic", epsilon, ranking.dimension, result.products, 0, result))
-    write_table("predictions", rows, path, job.provenance())
+
+    def find(epsilon: float) -> QuadraticThreshold:
+        return quadratic_threshold(matrix, gradient, weights, ranking.ranks, epsilon)
+
+    tolerances = epsilons_of(dense, epsilon_rules)
+    _write_thresholds(job, path, "quadratic", operator, tolerances, ranking.dimension, 0, find)
 
 
 def statistical_dimension(
@@ -125,7 +150,7 @@ def statistical_dimension(
     settings: Mapping[str, Any],
 ) -> None:
     """Predictor `statistical_dimension`: where that of the cone at the removed vector meets the sparsity."""
-    matrix = _operator(job, data, network, operator, settings)
+    matrix = _compacted(job, data, network, operator, settings)
     known = _known(probes, matrix.prunable.dimension)
     cones = Cones(
         matrix,
@@ -136,15 +161,10 @@ def statistical_dimension(
         reorthogonalize=settings["reorthogonalize"],
         storage=settings["basis"],
     )
-    rows = []
-    for rule, epsilon in epsilons_of(dense, epsilon_rules).items():
-        result = cones.threshold(epsilon)
-        logger.info("statistical dimension with %s, epsilon %.6g: %s", operator, epsilon, result)
-        key = {**job.key, "operator": operator, "epsilon_rule": rule}
-        rows.append(
-            _row(key, "statistical_dimension", epsilon, known.dimension, result.products, len(known.probes), result)
-        )
-    write_table("predictions", rows, path, job.provenance())
+    tolerances = epsilons_of(dense, epsilon_rules)
+    _write_thresholds(
+        job, path, "statistical_dimension", operator, tolerances, known.dimension, len(known.probes), cones.threshold
+    )
 
 
 def _known(files: Sequence[str], dimension: int) -> Spectrum:

@@ -21,27 +21,20 @@ from gwprune.curvature import OPERATORS, curvature_operator
 from gwprune.lanczos import lanczos
 from gwprune.parameters import PrunableSet
 
+from . import helpers_networks
+from .helpers_networks import normal
+
 SAMPLES = 20
 relu = torch.relu
 Linear, C1, C2, BN1, BN2 = nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def data(*shape: int) -> Tensor:
     return normal(SAMPLES, *shape)
 
 
-class Net(nn.Module):
-    """``function(self, x)`` with the given layers."""
-
-    def __init__(self, function: Callable, **layers: nn.Module):
-        super().__init__()
-        self.function = function
-        for name, layer in layers.items():
-            setattr(self, name, layer)
+class Net(helpers_networks.Net):
+    """With one named input, as tracing asks for."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(self, x)

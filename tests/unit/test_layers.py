@@ -20,26 +20,11 @@ from gwprune.curvature import OPERATORS, curvature_operator
 from gwprune.layers import Tape
 from gwprune.parameters import PrunableSet
 
+from .helpers_networks import Net, normal
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*(deprecated|padding='same')")
 tanh = torch.tanh
 SAMPLES = 5
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-class Net(nn.Module):
-    """``function(self, *inputs)`` with the given layers."""
-
-    def __init__(self, function: Callable, **layers: nn.Module):
-        super().__init__()
-        self.function = function
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.function(self, *inputs)
 
 
 def nonlinear(output: Tensor, target: Tensor) -> Tensor:
