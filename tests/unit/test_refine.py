@@ -124,6 +124,21 @@ def test_every_storage_gives_the_same_coefficients(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_every_run_of_the_statistical_dimension_keeps_to_the_storage(network, monkeypatch):
+    seen = []
+
+    class Watched(Lanczos):
+        def __init__(self, *arguments, **options):
+            seen.append(options["storage"])
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr("gwprune.lanczos.Lanczos", Watched)
+    monkeypatch.setattr("gwprune.cones.Lanczos", Watched)
+    predict_threshold(*network, epsilon=0.05, predictor="statistical_dimension", storage="host", steps=32)
+    assert len(seen) > 1
+    assert set(seen) == {"host"}
+
+
 def test_unknown_storage_is_named():
     with pytest.raises(ValueError, match="storage must be one of device, host, disk, got 'tape'"):
         Lanczos(torch.ones(3), 2, storage="tape")
