@@ -211,7 +211,19 @@ class Pruning(Strict):
     methods: Annotated[list[str], BeforeValidator(_as_list)] = Field(
         default=["magnitude"],
         min_length=1,
-        description="sweep: " + ", ".join(f"`{name}`" for name in pruning.names()),
+        description="sweep: " + ", ".join(f"`{name}`" for name in pruning.names("trained")),
+    )
+    options: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="options of methods, e.g. `{obd: {probes: 30}}`: "
+        + "; ".join(
+            f"`{name}`: " + ", ".join(f"`{option}` ({default})" for option, default in method.options.items())
+            for name, method in pruning.METHODS.items()
+            if method.when == "trained" and method.options
+        ),
+    )
+    samples: int = Field(
+        default=1000, ge=1, description="training images for the scores of methods that need data, fixed by the seed"
     )
     sparsities: Sparsities = Field(
         default=[0.5, 0.8, 0.9, 0.95, 0.98, 0.99], min_length=1, description="sweep: sparsities to evaluate, in [0, 1)"
@@ -223,7 +235,24 @@ class Pruning(Strict):
     @field_validator("methods")
     @classmethod
     def _known(cls, values: list[str]) -> list[str]:
-        return _unique([choice("pruning method", value, pruning.names()) for value in values])
+        allowed = pruning.names("trained")
+        untrained = [value for value in values if value in pruning.names("initialisation")]
+        if untrained:
+            raise ValueError(
+                f"{', '.join(untrained)} ranks an untrained network, which no stage of the workflow does yet; allowed:"
+                f" {', '.join(allowed)}"
+            )
+        return _unique([choice("pruning method", value, allowed) for value in values])
+
+    @model_validator(mode="after")
+    def _known_options(self) -> Pruning:
+        for name, options in self.options.items():
+            known = pruning.METHODS[choice("pruning method", name, pruning.names("trained"))].options
+            for option in options:
+                if not known:
+                    raise ValueError(f"options.{name}: the method has no options")
+                choice(f"option of method {name}", option, list(known))
+        return self
 
     @field_validator("sparsities")
     @classmethod
@@ -239,8 +268,11 @@ class FineTuning(Optimisation):
     methods: Annotated[list[str], BeforeValidator(_as_list)] = Field(
         default=["magnitude"], description="which of the pruning methods are fine-tuned; [] for none"
     )
-    sparsities: Sparsities = Field(
-        default=[0.8, 0.9, 0.95, 0.98, 0.99], description="sweep: sparsities to fine-tune, each a job of its own"
+    sparsities: Sparsities = Field(default=[0.8, 0.9, 0.95, 0.98, 0.99], description="sweep: sparsities to fine-tune")
+    chunk: int = Field(
+        default=1,
+        ge=1,
+        description="sparsities that share one job, one after the other; its run time limit grows with them",
     )
 
     _methods = field_validator("methods")(Pruning._known.__func__)

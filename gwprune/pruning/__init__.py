@@ -1,6 +1,33 @@
-"""Pruning methods as rankings of the prunable weights, and exact nested masks from a ranking."""
+"""Pruning methods as rankings of the prunable weights, and exact nested masks from a ranking.
 
-from .rankings import Ranking, rank, removed_count
-from .scores import METHODS, names
+A method is one function below a line ``@register(...)`` in a module that is imported here.
+"""
 
-__all__ = ["METHODS", "Ranking", "names", "rank", "removed_count"]
+from .registry import METHODS, Method, Subject, names, register  # isort: skip
+from .rankings import Ranking, keep_highest, mask, rank, removed_count  # isort: skip
+
+# In the order in which names() lists the methods.
+from . import scores, layer_ratios, sensitivity, fisher, synaptic_flow  # noqa: F401  # isort: skip
+from .controls import layerwise_shuffle, reinitialise
+from .gem_miner import GemSearch, gem_epoch, start_gem_search
+from .schedules import gmp_sparsity, imp_sparsities
+
+__all__ = [
+    "METHODS",
+    "GemSearch",
+    "Method",
+    "Ranking",
+    "Subject",
+    "gem_epoch",
+    "gmp_sparsity",
+    "imp_sparsities",
+    "keep_highest",
+    "layerwise_shuffle",
+    "mask",
+    "names",
+    "rank",
+    "register",
+    "reinitialise",
+    "removed_count",
+    "start_gem_search",
+]

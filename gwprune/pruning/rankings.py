@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..parameters import PrunableSet
-from .scores import METHODS
+from .registry import Subject, method_of
 
-__all__ = ["Ranking", "rank", "removed_count"]
+__all__ = ["Ranking", "keep_highest", "mask", "rank", "removed_count"]
 
 
 def removed_count(sparsity: float, dimension: int) -> int:
@@ -39,6 +41,22 @@ class Ranking:
             raise ValueError("a ranking must be a permutation of 0..D-1")
         self.ranks = ranks
 
+    @classmethod
+    def of_scores(cls, scores: Tensor) -> Ranking:
+        """Rank by scores (D,), the lowest first; equal scores go by index."""
+        order = torch.argsort(scores, stable=True)
+        ranks = torch.empty(len(order), dtype=torch.int32, device=order.device)
+        ranks[order] = torch.arange(len(order), dtype=torch.int32, device=order.device)
+        return cls(ranks)
+
+    @classmethod
+    def of_mask(cls, kept: Tensor) -> Ranking:
+        """A ranking whose mask with as many removed weights is ``kept`` (D,); its other masks mean nothing.
+
+        So one file format serves the methods whose masks depend on the sparsity.
+        """
+        return cls.of_scores(kept.to(torch.int8))
+
     @property
     def dimension(self) -> int:
         return len(self.ranks)
@@ -58,18 +76,86 @@ class Ranking:
         return np.sqrt(np.concatenate([[0.0], np.cumsum(squares.numpy())]))
 
 
-def rank(method: str, prunable: PrunableSet, seed: int) -> Ranking:
-    """Rank the weights by a method's scores; equal scores go by index.
+def keep_highest(scores: Tensor, removed: int, within: Tensor | None = None) -> Tensor:
+    """Boolean mask (D,), False at the ``removed`` weights of lowest score; equal scores go by index.
+
+    Args:
+        scores: (D,).
+        within: an earlier mask (D,): what it has removed stays removed, whatever its score now.
 
     Raises:
-        ValueError: for an unknown method.  FloatingPointError: for scores that are not finite.
+        FloatingPointError: for a score that is not finite.
+        ValueError: when ``within`` has removed more than ``removed`` already.
     """
-    if method not in METHODS:
-        raise ValueError(f"no pruning method is called {method!r}; there are {', '.join(METHODS)}")
-    scores = METHODS[method](prunable, seed)
+    if not bool(torch.isfinite(scores).all()):
+        raise FloatingPointError("a score is not finite, so the weights cannot be ranked")
+    if within is not None:
+        already = int((~within).sum())
+        if already > removed:
+            raise ValueError(f"{already} weights are removed already, more than the {removed} asked for")
+        scores = scores.masked_fill(~within, -math.inf)
+    if removed == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    # The k-th value costs a fraction of a sort.
+    threshold = scores.kthvalue(removed).values
+    kept = scores > threshold
+    ties = (scores == threshold).nonzero().flatten()
+    kept[ties[removed - int((scores < threshold).sum()) :]] = True
+    return kept
+
+
+def rank(
+    method: str, prunable: PrunableSet, seed: int, *, options: Mapping[str, Any] | None = None, **given: Any
+) -> Ranking:
+    """Rank the weights by a method's scores; equal scores go by index.
+
+    The network is as before afterwards: weights, buffers, modes and gradient flags.
+
+    Args:
+        method: one of `names()`.
+        options: the method's own, by name; see `METHODS[method].options`.
+        **given: what some methods need: ``model``, ``data``, ``input_shape``, ``loss_fn``, ``batch_size``; see
+            :class:`Subject`.
+
+    Raises:
+        ValueError: for an unknown method or option, for what the method needs and was not given, and for a method
+            whose masks depend on the sparsity (:func:`mask` makes those).
+        FloatingPointError: for scores that are not finite.
+    """
+    entry, chosen = method_of(method), dict(options or {})
+    if entry.depends_on_sparsity:
+        raise ValueError(f"the masks of method {method} depend on the sparsity: it has no ranking, only mask()")
+    subject = Subject(prunable, seed, **given)
+    entry.check(subject, chosen)
+    scores = entry.function(subject, **chosen)
     if not bool(torch.isfinite(scores).all()):
         raise FloatingPointError(f"method {method}: a score is not finite, so the weights cannot be ranked")
-    order = torch.argsort(scores, stable=True)
-    ranks = torch.empty(len(order), dtype=torch.int32, device=order.device)
-    ranks[order] = torch.arange(len(order), dtype=torch.int32, device=order.device)
-    return Ranking(ranks)
+    return Ranking.of_scores(scores)
+
+
+def mask(
+    method: str,
+    prunable: PrunableSet,
+    seed: int,
+    sparsity: float,
+    *,
+    options: Mapping[str, Any] | None = None,
+    **given: Any,
+) -> Tensor:
+    """Keep mask (D,) of any method at one sparsity: exactly ``ceil(s D)`` entries are False.
+
+    Arguments and errors as :func:`rank`, beside a ValueError for a sparsity outside [0, 1].
+    """
+    entry, chosen = method_of(method), dict(options or {})
+    count = removed_count(sparsity, prunable.dimension)
+    if not entry.depends_on_sparsity:
+        return rank(method, prunable, seed, options=chosen, **given).kept(count)
+    subject = Subject(prunable, seed, **given)
+    entry.check(subject, chosen)
+    try:
+        kept = entry.function(subject, sparsity, **chosen)
+    except FloatingPointError as error:
+        raise FloatingPointError(f"method {method}: {error}") from error
+    if int((~kept).sum()) != count:
+        raise AssertionError(f"method {method} removed {int((~kept).sum())} weights instead of {count}")
+    return kept

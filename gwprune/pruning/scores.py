@@ -1,45 +1,30 @@
-"""One-shot methods: each gives every prunable weight a score; low scores are removed first."""
+"""One-shot methods that look at the weights alone. Scores are (D,); low scores are removed first."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ..parameters import PrunableSet
+from .registry import Subject, register
 
-__all__ = ["METHODS", "names"]
-
-Score = Callable[[PrunableSet, int], Tensor]
-
-METHODS: dict[str, Score] = {}
+__all__ = ["lamp", "magnitude", "magnitude_layerwise", "random"]
 
 
-def _register(function: Score) -> Score:
-    METHODS[function.__name__] = function
-    return function
+@register()
+def magnitude(subject: Subject) -> Tensor:
+    """|w| over all layers together: global magnitude pruning, the LOMP of Zhang et al. (arXiv 2306.05857)."""
+    return subject.prunable.flatten().abs()
 
 
-def names() -> list[str]:
-    """Names of all methods, in the order of their definition."""
-    return list(METHODS)
-
-
-@_register
-def magnitude(prunable: PrunableSet, seed: int) -> Tensor:
-    """|w| over all layers together: global magnitude pruning, the paper's LOMP."""
-    return prunable.flatten().abs()
-
-
-@_register
-def magnitude_layerwise(prunable: PrunableSet, seed: int) -> Tensor:
+@register()
+def magnitude_layerwise(subject: Subject) -> Tensor:
     """|w| within each layer: every layer reaches the same sparsity (to rounding: a weight or two).
 
-    The score is the weight's place in its own layer as a fraction of the layer.
+    Han et al., Learning both weights and connections for efficient neural networks (arXiv 1506.02626), with one
+    sparsity for all layers. The score is the weight's place in its own layer as a fraction of the layer.
     """
     scores = []
-    for weight in prunable.parameters:
+    for weight in subject.prunable.parameters:
         order = torch.argsort(weight.detach().abs().reshape(-1), stable=True)
         place = torch.empty(len(order), dtype=torch.float64, device=order.device)
         # Half a step, so that a layer of n weights loses its k-th when the sparsity passes (k - 1/2) / n.
@@ -48,8 +33,28 @@ def magnitude_layerwise(prunable: PrunableSet, seed: int) -> Tensor:
     return torch.cat(scores)
 
 
-@_register
-def random(prunable: PrunableSet, seed: int) -> Tensor:
+@register()
+def random(subject: Subject) -> Tensor:
     """Uniform over all weights: the control that knows nothing of the network."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(prunable.dimension, generator=generator, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(subject.seed)
+    return torch.rand(subject.prunable.dimension, generator=generator, dtype=torch.float64)
+
+
+@register()
+def lamp(subject: Subject) -> Tensor:
+    """Layer-adaptive magnitude: ``w_u^2 / sum_{v >= u} w_v^2`` with each layer's weights sorted by magnitude.
+
+    Lee et al., Layer-adaptive sparsity for the magnitude-based pruning (arXiv 2010.07611), the LAMP score. The
+    largest weight of every layer scores 1, so no layer is emptied while another has two weights. Weights of a layer
+    that is zero throughout score 0.
+    """
+    scores = []
+    for weight in subject.prunable.parameters:
+        squares = weight.detach().double().square().reshape(-1)
+        order = torch.argsort(squares, stable=True)
+        ascending = squares[order]
+        remaining = ascending.flip(0).cumsum(0).flip(0)
+        score = torch.empty_like(squares)
+        score[order] = torch.where(remaining == 0, 0.0, ascending / remaining)
+        scores.append(score)
+    return torch.cat(scores)

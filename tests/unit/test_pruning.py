@@ -15,7 +15,11 @@ from torch import nn
 
 from gwprune import models, pruning
 from gwprune.parameters import PrunableSet
-from gwprune.pruning import Ranking, rank, removed_count
+from gwprune.pruning import METHODS, Ranking, Subject, keep_highest, mask, rank, register, removed_count
+
+from .helpers_networks import normal
+
+RANKED = [name for name, method in METHODS.items() if not method.depends_on_sparsity]
 
 
 def linear(*layers: list) -> nn.Sequential:
@@ -140,23 +144,257 @@ def test_magnitude_removes_the_smallest_norm_at_every_count():
 
 
 def test_the_methods_have_names():
-    assert pruning.names() == ["magnitude", "magnitude_layerwise", "random"]
+    trained = ["magnitude", "magnitude_layerwise", "random", "lamp", "random_erk", "random_matched", "taylor", "obd"]
+    assert pruning.names("trained") == [*trained, "wood_fisher"]
+    assert pruning.names("initialisation") == ["smart_ratio", "snip", "grasp", "synflow"]
+    assert sorted(pruning.names()) == sorted(pruning.names("trained") + pruning.names("initialisation"))
+    assert [name for name in pruning.names() if name not in RANKED] == ["synflow"]
 
 
 def test_an_unknown_method_is_named_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'magnitud'.*magnitude, magnitude_layerwise, random"):
+    with pytest.raises(ValueError, match=r"'magnitud'.*magnitude, magnitude_layerwise, random.*synflow"):
         rank("magnitud", network(), 0)
+    with pytest.raises(ValueError, match=r"'synflo'.*synflow"):
+        mask("synflo", network(), 0, 0.5)
+
+
+def everything(seed: int = 0) -> tuple[PrunableSet, dict]:
+    """A network in training mode with batch normalisation and dropout, frozen in part, and labelled data for it."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 6), nn.ReLU()
+    )
+    model.append(nn.Linear(6, 3))
+    model[1].running_mean.uniform_(-0.1, 0.1)
+    model[1].running_var.uniform_(0.5, 1.5)
+    model[5].weight.requires_grad_(False)
+    model[4].eval()
+    inputs = normal(10, 1, 5, 5, dtype=torch.float32)
+    return PrunableSet(model), {"model": model, "data": (inputs, torch.arange(10) % 3)}
 
 
 @pytest.mark.parametrize("method", pruning.names())
-def test_every_method_ranks_every_weight_once_and_leaves_the_network(method):
-    prunable = network()
-    before = prunable.flatten()
-    ranking = rank(method, prunable, 5)
+def test_masks_of_every_method_are_exact_and_seeded(method):
+    prunable, given = everything()
+    for sparsity in (0.0, 0.07, 0.5, 0.933, 1.0):
+        kept = mask(method, prunable, 5, sparsity, **given)
+        assert kept.dtype == torch.bool
+        assert kept.shape == (prunable.dimension,)
+        assert int((~kept).sum()) == removed_count(sparsity, prunable.dimension)
+        assert torch.equal(mask(method, prunable, 5, sparsity, **given), kept)
+
+
+@pytest.mark.parametrize("method", RANKED)
+def test_a_ranking_ranks_every_weight_once_and_gives_the_masks(method):
+    prunable, given = everything()
+    ranking = rank(method, prunable, 5, **given)
     assert sorted(ranking.ranks.tolist()) == list(range(prunable.dimension))
     assert ranking.ranks.dtype == torch.int32
-    assert torch.equal(prunable.flatten(), before)
-    assert torch.equal(rank(method, prunable, 5).ranks, ranking.ranks)
+    before = torch.ones(prunable.dimension, dtype=torch.bool)
+    for sparsity in (0.07, 0.5, 0.933):
+        kept = mask(method, prunable, 5, sparsity, **given)
+        assert torch.equal(kept, ranking.mask(sparsity))
+        assert not bool((kept & ~before).any())
+        before = kept
+
+
+def state(model: nn.Module) -> list:
+    tensors = [tensor.clone() for tensor in (*model.parameters(), *model.buffers())]
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    flags += [parameter.grad is None for parameter in model.parameters()]
+    return [tensors, flags + [module.training for module in model.modules()], torch.get_rng_state()]
+
+
+def assert_as_before(model: nn.Module, before: list) -> None:
+    tensors, flags, generator = state(model)
+    assert all(map(torch.equal, tensors, before[0]))
+    assert flags == before[1]
+    assert torch.equal(generator, before[2])
+
+
+@pytest.mark.parametrize("method", pruning.names())
+def test_every_method_leaves_the_network_and_the_random_state(method):
+    prunable, given = everything()
+    before = state(given["model"])
+    mask(method, prunable, 5, 0.5, **given)
+    assert_as_before(given["model"], before)
+
+
+@pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.needs])
+def test_the_network_is_left_after_an_error_too(method):
+    prunable, given = everything()
+    model, before = given["model"], state(given["model"])
+    calls = []
+
+    def broken(module, inputs, output):
+        calls.append(module.training)
+        if method != "wood_fisher":  # torch.func refuses it
+            model[1].running_mean.add_(1)  # as a module with a state of its own might
+        raise RuntimeError("no memory left")
+
+    hook = model[5].register_forward_hook(broken)
+    with pytest.raises(RuntimeError, match="no memory left"):
+        mask(method, prunable, 5, 0.5, **given)
+    hook.remove()
+    assert calls == [False]
+    assert_as_before(model, before)
+
+
+@pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.needs == "labels"])
+def test_scores_do_not_depend_on_the_batch_size(method):
+    prunable, given = everything()
+    given["model"].double()
+    given["data"] = (given["data"][0].double(), given["data"][1])
+    scores = [
+        METHODS[method].function(Subject(prunable, 0, **given, batch_size=size)) for size in (None, 1, 3, 10, 1000)
+    ]
+    for other in scores[1:]:
+        torch.testing.assert_close(other, scores[0], rtol=1e-8, atol=1e-13)
+
+
+@pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.needs])
+def test_a_method_says_what_it_needs(method):
+    prunable, given = everything()
+    with pytest.raises(ValueError, match=rf"{method} needs the network"):
+        mask(method, prunable, 0, 0.5, data=given["data"])
+    what = {"labels": "samples with labels", "input_shape": "the shape of an input"}[METHODS[method].needs]
+    with pytest.raises(ValueError, match=f"{method} needs {what}"):
+        mask(method, prunable, 0, 0.5, model=given["model"])
+
+
+@pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.needs == "labels"])
+def test_data_without_labels_are_not_enough_where_labels_are_needed(method):
+    prunable, given = everything()
+    with pytest.raises(ValueError, match=f"{method} needs samples with labels"):
+        rank(method, prunable, 0, model=given["model"], data=(given["data"][0], None))
+
+
+def test_a_method_whose_masks_depend_on_the_sparsity_has_no_ranking():
+    prunable, given = everything()
+    with pytest.raises(ValueError, match=r"synflow depend on the sparsity.*mask\(\)"):
+        rank("synflow", prunable, 0, **given)
+
+
+def test_an_unknown_option_is_named_with_the_known_ones():
+    prunable, given = everything()
+    with pytest.raises(ValueError, match=r"obd has no option samples; its options: probes, operator"):
+        rank("obd", prunable, 0, **given, options={"samples": 3})
+    with pytest.raises(ValueError, match=r"synflow has no option probes; its options: rounds"):
+        mask("synflow", prunable, 0, 0.5, **given, options={"probes": 3})
+    with pytest.raises(ValueError, match=r"random has no option probes; its options: none"):
+        rank("random", prunable, 0, options={"probes": 3})
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("obd", {"probes": 0}),
+        ("obd", {"operator": "fisher"}),
+        ("grasp", {"temperature": 0}),
+        ("wood_fisher", {"block_size": 0}),
+        ("wood_fisher", {"damping": 0}),
+        ("smart_ratio", {"last_linear": 1.1}),
+        ("synflow", {"rounds": 0}),
+    ],
+)
+def test_options_without_a_meaning_are_refused(method, options):
+    prunable, given = everything()
+    with pytest.raises(ValueError, match=f"{next(iter(options))}|round"):
+        mask(method, prunable, 0, 0.5, **given, options=options)
+
+
+def test_the_prunable_set_must_be_that_of_the_network():
+    prunable, _ = everything(0)
+    _, given = everything(1)
+    with pytest.raises(ValueError, match="another network"):
+        rank("taylor", prunable, 0, **given)
+
+
+def test_data_of_unequal_lengths_are_refused():
+    prunable, given = everything()
+    inputs, labels = given["data"]
+    with pytest.raises(ValueError, match="10 inputs but 9 targets"):
+        rank("taylor", prunable, 0, model=given["model"], data=(inputs, labels[:9]))
+
+
+def test_a_network_without_prunable_weights_is_refused():
+    with pytest.raises(ValueError, match="no prunable weights"):
+        rank("magnitude", PrunableSet(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3))), 0)
+
+
+@pytest.mark.parametrize("method", ["taylor", "snip", "obd", "grasp", "wood_fisher", "synflow", "lamp"])
+def test_a_diverged_network_is_refused(method):
+    prunable, given = everything()
+    with torch.no_grad():
+        prunable.parameters[0][0, 0, 0, 0] = math.nan
+    with pytest.raises(FloatingPointError, match=r"finite"):
+        mask(method, prunable, 0, 0.5, **given)
+
+
+def test_a_loader_serves_as_data():
+    prunable, given = everything()
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*given["data"]), batch_size=4)
+    expected = rank("taylor", prunable, 0, **given)
+    assert torch.equal(rank("taylor", prunable, 0, model=given["model"], data=loader).ranks, expected.ranks)
+
+
+def test_a_method_is_registered_once_and_with_known_words():
+    with pytest.raises(ValueError, match="'magnitude' is registered twice"):
+        register()(METHODS["magnitude"].function)
+    with pytest.raises(ValueError, match="when must be one of"):
+        register(when="later")
+    with pytest.raises(ValueError, match="needs one of"):
+        register(needs="luck")
+
+
+def test_a_new_method_is_one_function_and_one_line():
+    @register()
+    def largest_first(subject, offset=0.0):
+        return offset - subject.prunable.flatten().abs()
+
+    try:
+        prunable = PrunableSet(linear([[0.5, -0.1, 3.0]]))
+        assert pruning.names()[-1] == "largest_first"
+        assert METHODS["largest_first"].options == {"offset": 0.0}
+        assert rank("largest_first", prunable, 0, options={"offset": 1.0}).ranks.tolist() == [1, 2, 0]
+    finally:
+        del METHODS["largest_first"]
+
+
+# --- masks from scores --------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.data())
+def test_the_highest_scores_are_kept_as_a_ranking_would(values, data):
+    scores = torch.tensor(values, dtype=torch.float64)
+    removed = data.draw(st.integers(0, len(values)))
+    assert torch.equal(keep_highest(scores, removed), Ranking.of_scores(scores).kept(removed))
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=30), st.data())
+def test_what_is_removed_stays_removed_whatever_its_score(values, data):
+    scores = torch.tensor([float(score) for score, _ in values])
+    within = torch.tensor([kept for _, kept in values])
+    removed = data.draw(st.integers(int((~within).sum()), len(values)))
+    kept = keep_highest(scores, removed, within=within)
+    assert int((~kept).sum()) == removed
+    assert not bool((kept & ~within).any())
+    if bool(kept.any()) and bool((within & ~kept).any()):
+        assert scores[kept].min() >= scores[within & ~kept].max()
+
+
+def test_a_mask_cannot_give_weights_back():
+    within = torch.tensor([True, False, False])
+    with pytest.raises(ValueError, match="2 weights are removed already, more than the 1"):
+        keep_highest(torch.ones(3), 1, within=within)
+
+
+def test_a_mask_can_be_kept_as_a_ranking():
+    kept = torch.tensor([True, False, True, True, False])
+    assert torch.equal(Ranking.of_mask(kept).kept(2), kept)
+
+
+# --- methods of the weights alone ---------------------------------------------------------------------------
 
 
 def test_magnitude_is_global_over_layers():

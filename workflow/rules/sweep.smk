@@ -1,5 +1,6 @@
 rule rank:
     input:
+        unpack(ranked_data),
         network=f"{UNIT}/network.pt",
     output:
         ranking=f"{UNIT}/ranking/{{method}}.pt",
@@ -15,6 +16,7 @@ rule rank:
         runtime=runtime_of("sweep"),
         gpu=GPU,
     params:
+        settings=ranking_settings,
         device=CONFIG.device,
     script:
         "../scripts/rank.py"

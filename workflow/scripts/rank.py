@@ -3,5 +3,10 @@ from gwprune.stages.pruned import rank_weights
 
 with from_snakemake(snakemake) as job:
     rank_weights(
-        job, snakemake.input.network, snakemake.output.ranking, method=snakemake.wildcards.method
+        job,
+        snakemake.input.network,
+        snakemake.output.ranking,
+        method=snakemake.wildcards.method,
+        data=snakemake.input.get("data"),
+        **snakemake.params.settings,
     )
