@@ -3,10 +3,8 @@ VENV ?= .venv
 CORES ?= all
 PYTHON ?= python3
 CONFIG ?= config/config.yaml
-# GPU jobs at the same time: as many as the machine has GPUs; without any they compute on the cores, which limit them.
-GPUS ?= $(shell nvidia-smi -L 2>/dev/null | wc -l)
 # What else Snakemake is told.
-FLAGS ?= --quiet rules $(if $(filter-out 0,$(GPUS)),--resources gpu=$(GPUS))
+FLAGS ?= --quiet rules
 
 python := $(VENV)/bin/python
 snakemake := $(VENV)/bin/snakemake --cores $(CORES) --configfile $(CONFIG) $(FLAGS)

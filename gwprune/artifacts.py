@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from . import models
-from .files import atomic_path
+from .files import atomic_path, save_tensors
 from .lanczos import Jacobi
 from .pruning import Ranking
 from .width import ProbeSpectrum
@@ -38,8 +38,7 @@ class ArtifactError(Exception):
 
 
 def _save(path: str | os.PathLike, kind: str, values: Mapping[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        torch.save({"gwprune": kind, "format": _FORMAT, **values}, temporary)
+    save_tensors(path, {"gwprune": kind, "format": _FORMAT, **values})
 
 
 def _load(path: str | os.PathLike, kind: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -16,7 +17,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_path", "config_hash", "git_commit", "provenance", "read_json", "write_json"]
+__all__ = [
+    "atomic_path",
+    "config_hash",
+    "git_commit",
+    "provenance",
+    "read_json",
+    "remove_leftovers",
+    "save_tensors",
+    "write_json",
+]
+
+# Of a file that is being written: ".NAME.xxxxxxxx.part" beside it.
+_SUFFIX = ".part"
 
 
 @contextmanager
@@ -27,12 +40,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     is removed and the error goes on. The directory of ``path`` is made when it is missing.
 
     Raises:
-        OSError: naming ``path``, when the directory cannot be written or the disk is full.
+        OSError: naming ``path``, when the directory cannot be written, the disk is full or a quota is used up.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_SUFFIX, dir=path.parent)
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
     os.close(handle)
@@ -47,11 +60,38 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
+            raise OSError(error.errno, f"cannot write {path}: {os.strerror(error.errno)}") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: str | os.PathLike) -> None:
+    """Remove what killed processes left of earlier attempts to write ``path``; nothing may be writing it now."""
+    path = Path(path)
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*{_SUFFIX}"):
+        part.unlink(missing_ok=True)
+
+
+def save_tensors(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
+    """:func:`torch.save`, atomically.
+
+    Raises:
+        OSError: naming ``path``, as :func:`atomic_path`.
+    """
+    import torch  # noqa: PLC0415 - light jobs never need it
+
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        try:
+            torch.save(values, stream)
+        except RuntimeError as error:  # what torch makes of a failed write
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__cause__ or cause.__context__
+            if cause is None:
+                raise
+            raise cause from error
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""What every workflow job shares: its log, its device, its threads, deterministic arithmetic, its provenance."""
+"""What every workflow job shares: log, device, GPU slot, lock, signals, deterministic arithmetic, provenance."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import provenance
+from .files import config_hash, provenance, remove_leftovers
+from .interruption import EXIT_STATUS, Interrupted, Interruption
+from .locks import gpu_slot, locked
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Job", "from_snakemake", "job", "resolve_device"]
+__all__ = ["SLOTS_VARIABLE", "Job", "from_snakemake", "job", "resolve_device"]
 
 logger = logging.getLogger("gwprune")
+
+# Where the main process of a local run names the GPUs of this machine, so that each GPU job takes one of its own.
+SLOTS_VARIABLE = "GWPRUNE_GPU_SLOTS"
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Job:
     seed: int = -1
     device: str = "cpu"
     settings: dict = field(default_factory=dict)
+    interruption: Interruption = field(default_factory=Interruption, compare=False, repr=False)
 
     @property
     def key(self) -> dict[str, str | int]:
@@ -81,13 +86,44 @@ def job(
     device: str = "",
     threads: int = 1,
     settings: dict | None = None,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    gpus: int = 0,
 ) -> Iterator[Job]:
     """Run a job's work: log to ``log`` and standard error; an error ends the process with one clear line.
 
+    One process at a time does a job. Another that was started meanwhile (after its Snakemake was killed and started
+    again, say) waits, and ends if the first one made the outputs of the same inputs and settings.
+
+    SIGTERM and SIGUSR1 end the process with status 75, once a checkpoint is written where the work writes them.
+
     Args:
         device: ``auto``, ``cpu`` or ``cuda``; empty for a job that does not compute (torch is not set up then).
+        inputs, outputs: files; unfinished leftovers of the outputs are removed.
+        gpus: slots that the job takes: of those that the environment variable GWPRUNE_GPU_SLOTS lists, one.
     """
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    state = Interruption()
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(state.handled())
+            work = config_hash({"settings": settings, "inputs": [_identity(path) for path in inputs]})
+            me = f"{work} process {os.getpid()} on {os.uname().nodename}"
+            before = stack.enter_context(locked(f"{log}.lock", me)) or ""
+            if before.startswith(work) and outputs and all(map(os.path.exists, outputs)):
+                print(f"gwprune: {before.removeprefix(work).strip()} has done this job", file=sys.stderr)
+                raise SystemExit(0)
+            for path in outputs:
+                remove_leftovers(path)
+            stack.enter_context(_logging(log))
+            yield stack.enter_context(_working(log, run, seed, device, threads, settings or {}, gpus, state))
+    except Interrupted as signal:  # before the work began
+        sys.exit(f"gwprune: stopped by {signal} before the job began")
+    except OSError as error:  # its log or its lock
+        sys.exit(f"gwprune: {error}")
+
+
+@contextmanager
+def _logging(log: str | os.PathLike) -> Iterator[None]:
     handlers: list[logging.Handler] = [logging.FileHandler(log, mode="w"), logging.StreamHandler()]
     handlers[1].setLevel(logging.WARNING)
     for handler in handlers:
@@ -95,29 +131,69 @@ def job(
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        name = _prepare_torch(device, threads) if device else "cpu"
-        logger.info("run %s, seed %s, device %s, threads %d", run or "-", seed, name, threads)
-        yield Job(run, int(seed), name, settings or {})
-        logger.info("done")
-    except Exception as error:  # the boundary of the process  # noqa: BLE001
-        with open(log, "a") as stream:
-            traceback.print_exc(file=stream)
-        sys.exit(f"gwprune: {type(error).__name__}: {error}\n(log: {log})")
+        yield
     finally:
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()
 
 
-def from_snakemake(snakemake: Any) -> AbstractContextManager[Job]:
-    """:func:`job` for a script's ``snakemake`` object, with wildcards run and seed. Without a device in its params
-    the job computes on the CPU."""
+@contextmanager
+def _working(
+    log: str | os.PathLike,
+    run: str,
+    seed: int | str,
+    device: str,
+    threads: int,
+    settings: dict,
+    gpus: int,
+    state: Interruption,
+) -> Iterator[Job]:
+    """The boundary of the process: what the work raises becomes a traceback in the log and one line on the terminal."""
+    slots = os.environ.get(SLOTS_VARIABLE, "").replace(",", " ").split()
+    try:
+        with ExitStack() as stack:
+            if gpus and slots:
+                stack.enter_context(gpu_slot(slots))
+            name = _prepare_torch(device, threads) if device else "cpu"
+            logger.info("run %s, seed %s, device %s, threads %d", run or "-", seed, name, threads)
+            if "CUDA_VISIBLE_DEVICES" in os.environ:
+                logger.info("CUDA_VISIBLE_DEVICES=%s", os.environ["CUDA_VISIBLE_DEVICES"])
+            yield Job(run, int(seed), name, settings, state)
+            logger.info("done")
+    except Interrupted as signal:
+        logger.warning("stopped by %s; run again to go on from the last checkpoint", signal)
+        sys.exit(EXIT_STATUS)
+    except Exception as error:  # the boundary of the process  # noqa: BLE001
+        with open(log, "a") as stream:
+            traceback.print_exc(file=stream)
+        sys.exit(f"gwprune: {type(error).__name__}: {error}\n(log: {log})")
+
+
+def _identity(path: str) -> list[str | int]:
+    """Name, size and time of a file: other ones are other inputs."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return [path]
+    return [path, status.st_size, status.st_mtime_ns]
+
+
+def from_snakemake(snakemake: Any, settings: dict | None = None) -> AbstractContextManager[Job]:
+    """:func:`job` for a script's ``snakemake`` object: its wildcards run and seed, its param device, its files.
+
+    Args:
+        settings: what the provenance names; all params when it is not given.
+    """
     params = dict(snakemake.params.items())
     return job(
         snakemake.log[0],
-        run=snakemake.wildcards.run,
-        seed=snakemake.wildcards.seed,
-        device=params.get("device", "cpu"),
+        run=snakemake.wildcards.get("run", ""),
+        seed=snakemake.wildcards.get("seed", -1),
+        device=params.get("device", ""),
         threads=snakemake.threads,
-        settings=params,
+        settings=params if settings is None else settings,
+        inputs=list(snakemake.input),
+        outputs=list(snakemake.output),
+        gpus=snakemake.resources.get("gpu", 0),
     )

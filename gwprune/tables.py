@@ -12,7 +12,17 @@ import pyarrow.parquet as pq
 
 from .files import atomic_path
 
-__all__ = ["SCHEMAS", "Column", "TableError", "combine", "documentation", "read_table", "table_schema", "write_table"]
+__all__ = [
+    "SCHEMAS",
+    "Column",
+    "TableError",
+    "combine",
+    "documentation",
+    "read_table",
+    "table_provenance",
+    "table_schema",
+    "write_table",
+]
 
 
 class TableError(Exception):
@@ -269,6 +279,16 @@ def read_table(name: str, path: str | os.PathLike) -> pa.Table:
             f" expected {', '.join(schema.names)}. It comes from another version: delete it and run again"
         )
     return table
+
+
+def table_provenance(table: pa.Table) -> dict[str, str]:
+    """The provenance that a table was written with."""
+    words = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    return {
+        key.removeprefix("gwprune."): value
+        for key, value in words.items()
+        if key.startswith("gwprune.") and key != "gwprune.table"
+    }
 
 
 def combine(name: str, parts: Sequence[str | os.PathLike], path: str | os.PathLike, provenance: Mapping[str, str]):

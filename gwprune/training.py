@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -15,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .checkpoints import digest
 from .datasets import DeviceSplit
 from .evaluation import evaluate
-from .files import atomic_path, config_hash
+from .files import config_hash, save_tensors
 from .parameters import PrunableSet
 
 __all__ = ["DivergedError", "EpochRecord", "Recipe", "learning_rate", "train"]
@@ -126,9 +126,9 @@ def train(
                 "recipe": vars(recipe),
                 "seed": seed,
                 "names": prunable.names,
-                "data": _digest(train_split.images, train_split.labels),
-                "start": _digest(*model.state_dict().values()),
-                "mask": "" if mask is None else _digest(mask),
+                "data": digest(train_split.images, train_split.labels),
+                "start": digest(*model.state_dict().values()),
+                "mask": "" if mask is None else digest(mask),
             }
         )
     )
@@ -184,13 +184,6 @@ def train(
     return history
 
 
-def _digest(*tensors: Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _apply(prunable: PrunableSet, masks: list[Tensor]) -> None:
     with torch.no_grad():
         for weight, kept in zip(prunable.parameters, masks, strict=True):
@@ -225,14 +218,13 @@ def _check_finite(losses: list[Tensor], epoch: int) -> None:
 def _save(
     path: Path, guard: str, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[EpochRecord]
 ) -> None:
-    with atomic_path(path) as temporary:
-        state = {
-            "guard": guard,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "history": [vars(record) for record in history],
-        }
-        torch.save(state, temporary)
+    state = {
+        "guard": guard,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "history": [vars(record) for record in history],
+    }
+    save_tensors(path, state)
 
 
 def _resume(path: Path | None, guard: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[EpochRecord]:

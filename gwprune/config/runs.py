@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from ..files import config_hash
 from .models import PPM, Config, Experiment
 
-__all__ = ["Run", "expand", "parse_sparsity", "sparsity_token"]
+__all__ = ["Run", "chunk_token", "expand", "sparsity_token"]
 
 
 def sparsity_token(sparsity: float) -> str:
@@ -17,9 +18,12 @@ def sparsity_token(sparsity: float) -> str:
     return f"{round(sparsity * PPM):06d}"
 
 
-def parse_sparsity(token: str) -> float:
-    """The sparsity that `sparsity_token` wrote."""
-    return int(token) / PPM
+def chunk_token(sparsities: Sequence[float]) -> str:
+    """Name of a job of these sparsities in file names: the only one's token, or those of both ends and a hash."""
+    if len(sparsities) == 1:
+        return sparsity_token(sparsities[0])
+    tokens = [sparsity_token(sparsity) for sparsity in sparsities]
+    return f"{tokens[0]}-{tokens[-1]}-{config_hash({'sparsities': tokens})[:6]}"
 
 
 def _l1_token(l1: float) -> str:
@@ -51,9 +55,16 @@ class Run:
         return {**self.section("training"), "l1": self.l1}
 
     def fine_tuning(self) -> dict[str, Any]:
-        """The recipe of one fine-tuning job."""
+        """The recipe of fine-tuning."""
         values = self.section("fine_tuning")
-        return {**{k: v for k, v in values.items() if k not in ("methods", "sparsities")}, "l1": self.l1}
+        return {**{k: v for k, v in values.items() if k not in ("methods", "sparsities", "chunk")}, "l1": self.l1}
+
+    def chunks(self) -> dict[str, list[float]]:
+        """Sparsities of each fine-tuning job of a method, by the token that names it."""
+        section = self.experiment.fine_tuning
+        size, all_ = section.chunk, section.sparsities
+        parts = [all_[start : start + size] for start in range(0, len(all_), size)]
+        return {chunk_token(part): part for part in parts}
 
 
 def expand(config: Config) -> dict[str, Run]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gwprune.datasets.errors import DataError
-from gwprune.files import atomic_path
+from gwprune.files import save_tensors
 
 __all__ = ["SPLITS", "ImageData", "channel_moments", "load", "save"]
 
@@ -131,8 +131,7 @@ def save(data: ImageData, path: str | os.PathLike) -> None:
     """
     content = {key: getattr(data, key) for key in _KEYS}
     content |= {"mean": list(data.mean), "std": list(data.std), "format": _FORMAT, "version": _VERSION}
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+    save_tensors(path, content)
 
 
 def load(path: str | os.PathLike, *, verify: bool = True) -> ImageData:

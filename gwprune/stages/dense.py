@@ -76,10 +76,13 @@ def train_dense(
             logger.info("%s", record)
             bar.update(record.epoch - bar.n)
             bar.set_postfix(loss=f"{record.train_loss:.4f}", val=f"{record.val_accuracy:.2f}%")
+            if record.epoch < plan.epochs:  # the last epoch has no checkpoint: what follows it is short
+                job.interruption.check()
 
-        records = train(
-            model, splits["train"], splits["val"], plan, job.seed, checkpoint=Path(checkpoint), progress=progress
-        )
+        with job.interruption.deferred():
+            records = train(
+                model, splits["train"], splits["val"], plan, job.seed, checkpoint=Path(checkpoint), progress=progress
+            )
     values = {name: measure(model, prunable, split, plan.l1) for name, split in splits.items()}
     losses = batch_losses(model, splits["train"], plan.batch_size)
     summary = {

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from torch.nn import functional
 from tqdm import tqdm
 
 from .. import datasets
 from ..artifacts import load_network, load_probe, save_probe
+from ..checkpoints import RecordedOperator, digest
 from ..cones import Cones, ConeThreshold
 from ..curvature import CurvatureOperator, curvature_operator
 from ..datasets import DeviceSplit
@@ -44,19 +47,41 @@ def _operator(job: Job, data: str, network: str, operator: str, settings: Mappin
     return result
 
 
-def _compacted(job: Job, *arguments: Any) -> CurvatureOperator:
-    """The operator without its dead units: finding them takes two products, so it pays where many follow."""
-    result = _operator(job, *arguments)
-    logger.info("without dead units, products compute on %d weights", result.compact(job.seed))
-    return result
+def _recorded(
+    job: Job, data: str, network: str, operator: str, settings: Mapping[str, Any], checkpoint: str
+) -> RecordedOperator:
+    """The operator without its dead units, whose products are kept on file until the job is complete.
+
+    Finding dead units takes two products, so it pays where many follow.
+    """
+    matrix = _operator(job, data, network, operator, settings)
+    logger.info("without dead units, products compute on %d weights", matrix.compact(job.seed))
+    belongs_to = {
+        "operator": operator,
+        "seed": job.seed,
+        "device": job.device,
+        "torch": torch.__version__,
+        "samples": {key: settings[key] for key in ("samples", "batch_size", "memory_mb")},
+        "network": digest(*load_network(network).state_dict().values()),
+        "data": datasets.load(data).fingerprint,
+    }
+    return RecordedOperator(matrix, checkpoint, belongs_to, written=job.interruption.check)
 
 
 def spectrum(
-    job: Job, data: str, network: str, path: str, *, operator: str, probe: int, settings: Mapping[str, Any]
+    job: Job,
+    data: str,
+    network: str,
+    path: str,
+    *,
+    operator: str,
+    probe: int,
+    settings: Mapping[str, Any],
+    checkpoint: str,
 ) -> None:
     """One Lanczos run: writes the raw Jacobi coefficients."""
-    matrix = _compacted(job, data, network, operator, settings)
-    with tqdm(total=settings["steps"], unit="product", disable=None) as bar:
+    matrix = _recorded(job, data, network, operator, settings, checkpoint)
+    with tqdm(total=settings["steps"], unit="product", disable=None) as bar, job.interruption.deferred():
         result = probe_spectra(
             matrix,
             steps=settings["steps"],
@@ -69,6 +94,7 @@ def spectrum(
         )
     logger.info("%d of %d rows are not zero; %d steps", result.active, result.dimension, result.steps)
     save_probe(path, result.probes[0])
+    matrix.remove()
 
 
 def _row(
@@ -93,24 +119,23 @@ def _row(
     }
 
 
-def _write_thresholds(
+def _threshold_rows(
     job: Job,
-    path: str,
     predictor: str,
     operator: str,
     tolerances: Mapping[str, float],
     dimension: int,
     probes: int,
     find: Callable[[float], QuadraticThreshold | ConeThreshold],
-) -> None:
-    """Table of the thresholds that ``find`` names for each epsilon rule's tolerance."""
+) -> list[dict[str, Any]]:
+    """Rows of the thresholds that ``find`` names for each epsilon rule's tolerance."""
     rows = []
     for rule, epsilon in tolerances.items():
         result = find(epsilon)
         logger.info("%s, %s, %s (epsilon %.6g): %s", predictor, operator, rule, epsilon, result)
         key = {**job.key, "operator": operator, "epsilon_rule": rule}
         rows.append(_row(key, predictor, epsilon, dimension, result.products, probes, result))
-    write_table("predictions", rows, path, job.provenance())
+    return rows
 
 
 def quadratic(
@@ -120,21 +145,19 @@ def quadratic(
     dense: str,
     path: str,
     *,
-    operator: str,
+    operators: Sequence[str],
     epsilon_rules: Sequence[str],
     settings: Mapping[str, Any],
 ) -> None:
-    """Predictor `quadratic`: where the local model of the loss rise reaches each tolerance."""
-    matrix = _operator(job, data, network, operator, settings)
-    weights = matrix.prunable.flatten()
-    ranking = rank("magnitude", matrix.prunable, job.seed)
-    gradient = matrix.gradient()
-
-    def find(epsilon: float) -> QuadraticThreshold:
-        return quadratic_threshold(matrix, gradient, weights, ranking.ranks, epsilon)
-
-    tolerances = epsilons_of(dense, epsilon_rules)
-    _write_thresholds(job, path, "quadratic", operator, tolerances, ranking.dimension, 0, find)
+    """Predictor `quadratic`: where the local model of the loss rise reaches each tolerance. A few products each."""
+    tolerances, rows = epsilons_of(dense, epsilon_rules), []
+    for operator in operators:
+        matrix = _operator(job, data, network, operator, settings)
+        weights = matrix.prunable.flatten()
+        ranking = rank("magnitude", matrix.prunable, job.seed)
+        find = partial(quadratic_threshold, matrix, matrix.gradient(), weights, ranking.ranks)
+        rows += _threshold_rows(job, "quadratic", operator, tolerances, ranking.dimension, 0, find)
+    write_table("predictions", rows, path, job.provenance())
 
 
 def statistical_dimension(
@@ -148,9 +171,10 @@ def statistical_dimension(
     operator: str,
     epsilon_rules: Sequence[str],
     settings: Mapping[str, Any],
+    checkpoint: str,
 ) -> None:
     """Predictor `statistical_dimension`: where that of the cone at the removed vector meets the sparsity."""
-    matrix = _compacted(job, data, network, operator, settings)
+    matrix = _recorded(job, data, network, operator, settings, checkpoint)
     known = _known(probes, matrix.prunable.dimension)
     cones = Cones(
         matrix,
@@ -162,9 +186,11 @@ def statistical_dimension(
         storage=settings["basis"],
     )
     tolerances = epsilons_of(dense, epsilon_rules)
-    _write_thresholds(
-        job, path, "statistical_dimension", operator, tolerances, known.dimension, len(known.probes), cones.threshold
-    )
+    name, number = "statistical_dimension", len(known.probes)
+    with job.interruption.deferred():
+        rows = _threshold_rows(job, name, operator, tolerances, known.dimension, number, cones.threshold)
+    write_table("predictions", rows, path, job.provenance())
+    matrix.remove()
 
 
 def _known(files: Sequence[str], dimension: int) -> Spectrum:

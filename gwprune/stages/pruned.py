@@ -12,8 +12,10 @@ from tqdm import tqdm
 
 from .. import datasets
 from ..artifacts import load_network, load_ranking, save_ranking
+from ..checkpoints import digest
 from ..datasets import DeviceSplit
 from ..evaluation import pruned
+from ..files import config_hash, read_json, write_json
 from ..jobs import Job
 from ..parameters import PrunableSet
 from ..pruning import Ranking, rank, removed_count
@@ -29,10 +31,24 @@ logger = logging.getLogger("gwprune")
 SPLITS = ("train", "val", "test")
 
 
-def rank_weights(job: Job, network: str, path: str, *, method: str) -> None:
-    """Rank the prunable weights of the dense network by a method."""
-    prunable = PrunableSet(load_network(network, job.device))
-    save_ranking(path, rank(method, prunable, job.seed), method, prunable.signature)
+def rank_weights(
+    job: Job,
+    network: str,
+    path: str,
+    *,
+    method: str,
+    data: str | None = None,
+    samples: int = 1000,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Rank the prunable weights of the dense network by a method, from ``samples`` images where it needs ``data``."""
+    model = load_network(network, job.device)
+    prunable = PrunableSet(model)
+    known = None
+    if data is not None:
+        known = DeviceSplit.from_data(datasets.load(data), "train", job.device).subset(samples, job.seed).as_tensors()
+    ranking = rank(method, prunable, job.seed, model=model, data=known, options=options or {})
+    save_ranking(path, ranking, method, prunable.signature)
 
 
 def _rows(
@@ -116,33 +132,86 @@ def finetune(
     path: str,
     *,
     method: str,
-    sparsity: float,
+    sparsities: Sequence[float],
     recipe: Mapping[str, Any],
     checkpoint: str,
 ) -> None:
-    """Prune to one sparsity, train on with the mask held, and evaluate."""
+    """Prune to each sparsity, train on with the mask held, and evaluate.
+
+    Args:
+        checkpoint: start of the names of the checkpoints: rows of the sparsities that are done, and the training of
+            the one that is under way.
+    """
     model, prunable, splits, known, norms = _loaded(job, data, network, ranking, method)
-    mask = _prune(model, prunable, known, sparsity)
+    dense = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     plan = Recipe(**recipe)
-    with tqdm(total=plan.epochs, unit="epoch", disable=None) as bar:
+    done = _Finished(
+        Path(f"{checkpoint}.json"),
+        {
+            **job.key,
+            "method": method,
+            "recipe": dict(recipe),
+            "network": digest(*dense.values()),
+            "ranking": digest(known.ranks),
+            "data": datasets.load(data).fingerprint,
+        },
+    )
+    under_way = Path(f"{checkpoint}.pt")
+    with tqdm(total=plan.epochs * len(sparsities), unit="epoch", disable=None) as bar:
 
         def progress(record: EpochRecord) -> None:
             logger.info("%s", record)
-            bar.update(record.epoch - bar.n)
+            bar.update()
+            if record.epoch < plan.epochs:
+                job.interruption.check()
 
-        train(
-            model,
-            splits["train"],
-            splits["val"],
-            plan,
-            job.seed,
-            mask=mask,
-            checkpoint=Path(checkpoint),
-            progress=progress,
-        )
-    zeros = int((prunable.flatten() == 0).sum())
-    if zeros < removed_count(sparsity, known.dimension):
-        raise AssertionError(f"only {zeros} weights are zero after fine-tuning at sparsity {sparsity}")
-    values = {name: measure(model, prunable, split, plan.l1) for name, split in splits.items()}
-    write_table("sweep", _rows(job, method, "fine_tuned", known, norms, sparsity, values), path, job.provenance())
-    Path(checkpoint).unlink(missing_ok=True)
+        for sparsity in sparsities:
+            if done.rows(sparsity) is not None:
+                logger.info("sparsity %g was done before", sparsity)
+                continue
+            model.load_state_dict(dense)
+            mask = _prune(model, prunable, known, sparsity)
+            logger.info("sparsity %g", sparsity)
+            with job.interruption.deferred():
+                train(
+                    model,
+                    splits["train"],
+                    splits["val"],
+                    plan,
+                    job.seed,
+                    mask=mask,
+                    checkpoint=under_way,
+                    progress=progress,
+                )
+            zeros = int((prunable.flatten() == 0).sum())
+            if zeros < removed_count(sparsity, known.dimension):
+                raise AssertionError(f"only {zeros} weights are zero after fine-tuning at sparsity {sparsity}")
+            values = {name: measure(model, prunable, split, plan.l1) for name, split in splits.items()}
+            done.add(sparsity, _rows(job, method, "fine_tuned", known, norms, sparsity, values))
+            under_way.unlink(missing_ok=True)
+            if sparsity != sparsities[-1]:
+                job.interruption.check()
+    rows = [row for sparsity in sparsities for row in done.rows(sparsity)]
+    write_table("sweep", rows, path, job.provenance())
+    done.path.unlink(missing_ok=True)
+
+
+class _Finished:
+    """Rows of the sparsities that a job has finished, on file, so that a later attempt need not do them again."""
+
+    def __init__(self, path: Path, belongs_to: Mapping[str, Any]):
+        self.path, self._guard = path, config_hash(belongs_to)
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+        try:
+            found = read_json(path)
+            if found["guard"] == self._guard:
+                self._rows = found["rows"]
+        except (OSError, ValueError, KeyError, TypeError):  # none, or not one of ours: the work starts over
+            pass
+
+    def rows(self, sparsity: float) -> list[dict[str, Any]] | None:
+        return self._rows.get(repr(sparsity))
+
+    def add(self, sparsity: float, rows: list[dict[str, Any]]) -> None:
+        self._rows[repr(sparsity)] = rows
+        write_json(self.path, {"guard": self._guard, "rows": self._rows})

@@ -1,4 +1,5 @@
-"""Stages `aggregate` and `figures`: from part files to tables and pictures. Nothing here computes on a network."""
+"""Stages `collect`, `aggregate` and the figures: from part files to tables and pictures. Nothing here computes on a
+network."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ import pyarrow as pa
 
 from ..files import atomic_path
 from ..jobs import Job
-from ..tables import combine, read_table, write_table
+from ..tables import combine, read_table, table_provenance, write_table
 from ..thresholds import Criterion, criteria_of, empirical_threshold
 
-__all__ = ["aggregate", "draw", "empirical_rows", "read_benchmark", "threshold_rows"]
+__all__ = ["aggregate", "collect", "draw", "empirical_rows", "read_benchmark", "threshold_rows"]
 
 logger = logging.getLogger("gwprune")
 
@@ -100,7 +101,7 @@ def cost_rows(benchmarks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def aggregate(
+def collect(
     job: Job,
     parts: Mapping[str, Sequence[str]],
     out: Mapping[str, str],
@@ -108,9 +109,8 @@ def aggregate(
     dense: Sequence[str],
     criteria: Sequence[Mapping[str, Any]],
     benchmarks: Iterable[Mapping[str, Any]],
-    csv_file: str,
 ) -> None:
-    """Join the part files (table -> files) and derive `empirical`, `thresholds`, `costs` and thresholds.csv.
+    """Tables of one run: join the part files (table -> files) of its seeds, derive `empirical`, `thresholds`, `costs`.
 
     Args:
         dense: dense summaries, one for each item of ``criteria``, which says run, seed, epsilon_rules, accuracy_drops.
@@ -121,11 +121,30 @@ def aggregate(
     }
     origin = job.provenance()
     joined = {name: combine(name, files, out[name], origin) for name, files in parts.items()}
-    origin = {**origin, "device": joined["sweep"].schema.metadata[b"gwprune.device"].decode()}
+    origin = table_provenance(joined["sweep"])
     empirical = write_table("empirical", empirical_rows(joined["sweep"], wanted), out["empirical"], origin)
-    rows = threshold_rows(joined["predictions"], empirical)
-    thresholds = write_table("thresholds", rows, out["thresholds"], origin)
+    write_table("thresholds", threshold_rows(joined["predictions"], empirical), out["thresholds"], origin)
     write_table("costs", cost_rows(benchmarks), out["costs"], origin)
+
+
+def aggregate(
+    job: Job,
+    runs: Mapping[str, Sequence[str]],
+    out: Mapping[str, str],
+    *,
+    benchmarks: Iterable[Mapping[str, Any]],
+    csv_file: str,
+) -> None:
+    """Join the tables of all runs (table -> files); thresholds.csv says what table `thresholds` says.
+
+    Args:
+        benchmarks: of jobs that belong to no single run.
+    """
+    origin = job.provenance()
+    joined = {name: combine(name, files, out[name], origin) for name, files in runs.items()}
+    shared = cost_rows(benchmarks)
+    write_table("costs", [*joined["costs"].to_pylist(), *shared], out["costs"], table_provenance(joined["costs"]))
+    thresholds = joined["thresholds"]
     with atomic_path(csv_file) as temporary, open(temporary, "w", newline="") as stream:
         writer = csv.DictWriter(stream, thresholds.schema.names)
         writer.writeheader()

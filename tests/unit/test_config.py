@@ -18,7 +18,7 @@ from gwprune.__main__ import main
 from gwprune.config import ConfigError
 from gwprune.config.models import SECTIONS, Config, Strict, deep_merge
 from gwprune.config.reference import key_reference, schema_text, update
-from gwprune.config.runs import parse_sparsity, sparsity_token
+from gwprune.config.runs import chunk_token, sparsity_token
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG_FILES = sorted((ROOT / "config").glob("**/*.yaml"))
@@ -555,7 +555,22 @@ def test_a_sparsity_comes_back_from_its_token(parts_per_million):
     token = sparsity_token(sparsity)
     assert re.fullmatch(r"\d{6}", token)
     assert int(token) == parts_per_million
-    assert parse_sparsity(token) == sparsity
+    assert chunk_token([sparsity]) == token
+
+
+@pytest.mark.parametrize(("size", "parts"), [(1, [1, 1, 1, 1, 1]), (2, [2, 2, 1]), (5, [5]), (9, [5])])
+def test_chunks_hold_every_sparsity_once_under_distinct_names(size, parts):
+    given = values(fine_tuning={"sparsities": [0.5, 0.6, 0.7, 0.8, 0.9], "chunk": size})
+    (run,) = config.expand(config.load(given)).values()
+    chunks = run.chunks()
+    assert [len(part) for part in chunks.values()] == parts
+    assert [s for part in chunks.values() for s in part] == [0.5, 0.6, 0.7, 0.8, 0.9]
+    assert all(re.fullmatch(r"\d{6}(-\d{6}-[0-9a-f]{6})?", token) for token in chunks)
+    assert "chunk" not in run.fine_tuning()
+
+
+def test_chunks_of_the_same_ends_and_other_sparsities_have_other_names():
+    assert chunk_token([0.5, 0.6, 0.9]) != chunk_token([0.5, 0.7, 0.9])
 
 
 # --- the files of this checkout -----------------------------------------------------------------------------

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import signal
+import subprocess
+import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -179,8 +184,11 @@ class Params:
 def snakemake(log, threads: int = 1, **params) -> SimpleNamespace:
     return SimpleNamespace(
         log=[str(log)],
-        wildcards=SimpleNamespace(run="digits_fc_l1-0", seed="4"),
+        wildcards={"run": "digits_fc_l1-0", "seed": "4"},
         params=Params(**params),
+        input=[],
+        output=[],
+        resources={},
         threads=threads,
     )
 
@@ -195,11 +203,18 @@ def test_a_script_gets_run_seed_device_threads_and_settings_from_snakemake(tmp_p
     assert "run digits_fc_l1-0, seed 4" in (tmp_path / "a.log").read_text()
 
 
-def test_a_script_without_a_device_computes_on_the_cpu(tmp_path):
-    for count in (1, 2):
-        with from_snakemake(snakemake(tmp_path / "a.log", threads=count)) as this:
-            assert this.device == "cpu"
-            assert torch.get_num_threads() == count
+def test_a_script_without_a_device_leaves_torch_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("torch was set up"))
+    with from_snakemake(snakemake(tmp_path / "a.log", threads=2)) as this:
+        assert this.device == "cpu"
+
+
+def test_a_script_without_run_and_seed_serves_all(tmp_path):
+    script = snakemake(tmp_path / "a.log")
+    script.wildcards = {}
+    with from_snakemake(script, settings={"a": 1}) as this:
+        assert this.key == {"run": "", "seed": -1}
+        assert this.settings == {"a": 1}
 
 
 def test_a_script_that_fails_exits_with_message_and_log(tmp_path):
@@ -207,3 +222,88 @@ def test_a_script_that_fails_exits_with_message_and_log(tmp_path):
     with pytest.raises(SystemExit) as caught, from_snakemake(snakemake(log)):
         raise KeyError("x")
     assert caught.value.code == f"gwprune: KeyError: 'x'\n(log: {log})"
+
+
+# --- one process per job, signals, slots ----------------------------------------------------------------------
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from gwprune.jobs import job
+log, output, release, data = sys.argv[1:]
+with job(log, settings={"a": 1}, inputs=[data], outputs=[output]):
+    print("working", flush=True)
+    while not Path(release).exists():
+        time.sleep(0.02)
+    Path(output).write_text(f"by process {sys.argv[0]}")
+"""
+
+
+def start(*arguments) -> subprocess.Popen:
+    """A process that works on a job until a file appears."""
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("same_input", [True, False])
+def test_a_job_that_another_process_does_is_waited_for_and_not_done_twice(tmp_path, capfd, caplog, same_input):
+    log, output, release, data = (tmp_path / name for name in ("a.log", "out", "release", "data"))
+    data.write_text("x")
+    other = start(log, output, release, data)
+    assert other.stdout.readline() == "working\n"
+    if not same_input:
+        data.write_text("changed")
+    threading.Timer(0.5, release.touch).start()
+    done = []
+    try:
+        with job(log, settings={"a": 1}, inputs=[str(data)], outputs=[str(output)]):
+            done.append("again")
+    except SystemExit as end:
+        assert end.code == 0
+    assert other.wait() == 0
+    assert output.exists()
+    assert done == ([] if same_input else ["again"])
+    assert re.search(rf"waiting for another process .*\([0-9a-f]{{16}} process {other.pid} on", caplog.text)
+    assert (f"process {other.pid} on" in capfd.readouterr().err) == same_input
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_leftovers_of_a_killed_attempt_are_removed(tmp_path):
+    output, other = tmp_path / "network.pt", tmp_path / ".other.pt.abc.part"
+    left = tmp_path / ".network.pt.x1y2.part"
+    left.write_text("half")
+    other.write_text("of another job")
+    with job(tmp_path / "a.log", outputs=[str(output)]):
+        assert not left.exists()
+    assert other.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_the_process_with_status_75_and_says_so_in_the_log(tmp_path, number):
+    log, never = tmp_path / "a.log", tmp_path / "never"
+    process = start(log, tmp_path / "out", never, tmp_path / "data")
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(number)
+    assert process.wait() == 75
+    assert f"stopped by {signal.Signals(number).name}; run again" in log.read_text()
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_a_gpu_job_of_a_local_run_holds_a_slot_and_logs_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("gwprune.locks.slot_directory", lambda: tmp_path / "slots")
+    monkeypatch.setenv("GWPRUNE_GPU_SLOTS", "4,7")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with job(tmp_path / "a.log", gpus=1):
+        with job(tmp_path / "b.log", gpus=1):
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    assert "CUDA_VISIBLE_DEVICES=4" in (tmp_path / "a.log").read_text()
+    with job(tmp_path / "c.log"):
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "logs").write_text("a file where a directory belongs")
+    with pytest.raises(SystemExit, match=r"gwprune: .*logs/train/a\.log"), job(tmp_path / "logs/train/a.log"):
+        pytest.fail("the block must not run")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import itertools
 import math
+import os
+import signal
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +21,8 @@ import torch
 
 from gwprune import config, datasets
 from gwprune.artifacts import ArtifactError, load_network, load_probe, load_ranking, save_network, save_ranking
-from gwprune.config.runs import parse_sparsity, sparsity_token
+from gwprune.config.runs import sparsity_token
+from gwprune.curvature import CurvatureOperator
 from gwprune.datasets import DeviceSplit
 from gwprune.evaluation import batch_losses, evaluate, l1_norm
 from gwprune.files import read_json
@@ -67,7 +70,8 @@ class Files:
         self.network = str(root / "network.pt")
         self.history = str(root / "training.parquet")
         self.dense = str(root / "dense.json")
-        self.checkpoint = str(root / "checkpoint.pt")
+        self.checkpoint = str(root / "checkpoint")
+        self.products = str(root / "checkpoint.products")
         self.spectra = str(root / "spectra.parquet")
         self.curves = str(root / "width_curves.parquet")
         self.predictions = str(root / "predictions.parquet")
@@ -79,8 +83,9 @@ class Files:
     def ranking(self, method: str) -> str:
         return str(self.root / f"ranking_{method}.pt")
 
-    def quadratic(self, operator: str) -> str:
-        return str(self.root / f"quadratic_{operator}.parquet")
+    @property
+    def quadratic(self) -> str:
+        return str(self.root / "quadratic.parquet")
 
     def cones(self, operator: str) -> str:
         return str(self.root / f"statistical_dimension_{operator}.parquet")
@@ -108,10 +113,19 @@ def train_dense(files: Files, this: Job = JOB, **recipe) -> None:
     )
 
 
-def spectrum(files: Files, operator: str, probe: int, path: str) -> None:
+def spectrum(files: Files, operator: str, probe: int, path: str, this: Job = JOB) -> None:
     keys = ("steps", "samples", "batch_size", "memory_mb", "reorthogonalize", "basis")
     settings = RUN.section("spectrum", *keys)
-    prediction.spectrum(JOB, files.data, files.network, path, operator=operator, probe=probe, settings=settings)
+    prediction.spectrum(
+        this,
+        files.data,
+        files.network,
+        path,
+        operator=operator,
+        probe=probe,
+        settings=settings,
+        checkpoint=files.products,
+    )
 
 
 def statistical_dimension(files: Files, operator: str, probes: list[str], path: str, **changes) -> None:
@@ -126,6 +140,7 @@ def statistical_dimension(files: Files, operator: str, probes: list[str], path: 
         operator=operator,
         epsilon_rules=SETTINGS.epsilon,
         settings={**RUN.section("spectrum", *keys), **changes},
+        checkpoint=files.products,
     )
 
 
@@ -158,13 +173,15 @@ def sweep(files: Files, method: str, path: str, **changes) -> None:
     pruned.sweep(JOB, path=path, method=method, **given)
 
 
-def finetune(files: Files, sparsity: float, path: str, recipe: dict | None = None, **changes) -> None:
+def finetune(
+    files: Files, sparsity: float | list[float], path: str, recipe: dict | None = None, this: Job = JOB, **changes
+) -> None:
     given = {"data": files.data, "network": files.network, "ranking": files.ranking("magnitude"), **changes}
     pruned.finetune(
-        JOB,
+        this,
         path=path,
         method="magnitude",
-        sparsity=sparsity,
+        sparsities=sparsity if isinstance(sparsity, list) else [sparsity],
         recipe={**RUN.fine_tuning(), **(recipe or {})},
         checkpoint=files.checkpoint,
         **given,
@@ -183,7 +200,7 @@ def part_files(files: Files) -> dict[str, list[str]]:
         "width_curves": [files.curves],
         "predictions": [
             files.predictions,
-            *map(files.quadratic, SETTINGS.spectrum.operators),
+            files.quadratic,
             *map(files.cones, SETTINGS.spectrum.operators),
         ],
         "sweep": [
@@ -198,13 +215,13 @@ def criteria_item() -> dict:
 
 
 def aggregate(files: Files, out: Files, parts: dict[str, list[str]], benchmarks=()) -> None:
+    collected = {name: str(out.root / f"run_{name}.parquet") for name in SCHEMAS}
+    results.collect(JOB, parts, collected, dense=[files.dense], criteria=[criteria_item()], benchmarks=benchmarks)
     results.aggregate(
         JOB,
-        parts,
+        {name: [path] for name, path in collected.items()},
         {name: out.table(name) for name in SCHEMAS},
-        dense=[files.dense],
-        criteria=[criteria_item()],
-        benchmarks=benchmarks,
+        benchmarks=[{"run": "", "seed": -1, "rule": "prepare_data", "job": "x", "file": str(files.root / "x.tsv")}],
         csv_file=out.csv,
     )
 
@@ -220,24 +237,24 @@ def files(tmp_path_factory) -> Iterator[Files]:
     for operator, paths in all_probes(files).items():
         for number, path in enumerate(paths):
             spectrum(files, operator, number, path)
-        prediction.quadratic(
-            JOB,
-            files.data,
-            files.network,
-            files.dense,
-            files.quadratic(operator),
-            operator=operator,
-            epsilon_rules=SETTINGS.epsilon,
-            settings=RUN.section("spectrum", "samples", "batch_size", "memory_mb"),
-        )
         statistical_dimension(files, operator, paths, files.cones(operator))
+    prediction.quadratic(
+        JOB,
+        files.data,
+        files.network,
+        files.dense,
+        files.quadratic,
+        operators=SETTINGS.spectrum.operators,
+        epsilon_rules=SETTINGS.epsilon,
+        settings=RUN.section("spectrum", "samples", "batch_size", "memory_mb"),
+    )
     predict(files, files, all_probes(files))
     for method in SETTINGS.pruning.methods:
         pruned.rank_weights(JOB, files.network, files.ranking(method), method=method)
         sweep(files, method, files.sweep(method))
     for sparsity in SETTINGS.fine_tuning.sparsities:
         token = sparsity_token(sparsity)
-        finetune(files, parse_sparsity(token), files.finetuned(token))
+        finetune(files, sparsity, files.finetuned(token))
     (files.root / "train.tsv").write_text("s\th:m:s\tmax_rss\tcpu_time\n1.5\t0:00:01\t250.25\t1.25\n")
     (files.root / "predict.tsv").write_text("s\th:m:s\tmax_rss\tcpu_time\n0.0101\t0:00:00\t-\tNA\n")
     benchmarks = [
@@ -561,7 +578,8 @@ def test_fine_tuning_is_measured_at_every_asked_sparsity_and_improves_the_networ
     (after,) = rows(files, "sweep", stage="fine_tuned", sparsity=0.9, split="train")
     assert after["loss"] < before["loss"]
     assert after["pruned_norm"] == before["pruned_norm"]
-    assert not Path(files.checkpoint).exists()
+    assert not Path(f"{files.checkpoint}.pt").exists()
+    assert not Path(f"{files.checkpoint}.json").exists()
 
 
 def test_fine_tuning_is_repeatable_and_holds_its_mask(files, tmp_path, monkeypatch):
@@ -580,6 +598,84 @@ def test_fine_tuning_is_repeatable_and_holds_its_mask(files, tmp_path, monkeypat
     assert torch.equal(mask, load_ranking(files.ranking("magnitude"), DIMENSION).mask(0.9))
     again = read_table("sweep", tmp_path / "f.parquet")
     assert again.equals(read_table("sweep", files.finetuned("900000")))
+
+
+def test_a_chunk_of_sparsities_gives_the_rows_of_single_jobs(files, tmp_path):
+    finetune(files, [0.5, 0.9], str(tmp_path / "f.parquet"))
+    single = pa.concat_tables([read_table("sweep", files.finetuned(token)) for token in ("500000", "900000")])
+    keys = [(name, "ascending") for name in ("sparsity", "split")]
+    assert read_table("sweep", tmp_path / "f.parquet").sort_by(keys).equals(single.sort_by(keys))
+
+
+@pytest.mark.parametrize("killed_in", [1, 2, 3, 4])
+def test_a_chunk_that_was_interrupted_goes_on_at_its_epoch_with_the_same_rows(files, tmp_path, monkeypatch, killed_in):
+    """Two sparsities of two epochs each; SIGTERM comes in one of the four."""
+    epochs = []
+
+    def signalled(*args, progress, **options):
+        def count(record):
+            epochs.append(record.epoch)
+            if len(epochs) == killed_in:
+                os.kill(os.getpid(), signal.SIGTERM)
+            progress(record)
+
+        return train(*args, progress=count, **options)
+
+    monkeypatch.setattr(pruned, "train", signalled)
+    path, recipe = tmp_path / "f.parquet", {"epochs": 2}
+
+    def attempt():
+        with job(tmp_path / "a.log", run=KEY["run"], seed=KEY["seed"], device="cpu") as this:
+            finetune(files, [0.5, 0.9], str(path), recipe, this=this)
+
+    if killed_in < 4:
+        with pytest.raises(SystemExit) as caught:
+            attempt()
+        assert caught.value.code == 75
+        assert not path.exists()
+    attempt()
+    assert epochs == [1, 2, 1, 2]
+    assert not Path(f"{files.checkpoint}.pt").exists()
+    assert not Path(f"{files.checkpoint}.json").exists()
+    for sparsity in (0.5, 0.9):
+        finetune(files, sparsity, str(tmp_path / "single.parquet"), recipe)
+        rows_of = [row for row in read_table("sweep", path).to_pylist() if row["sparsity"] == sparsity]
+        assert rows_of == read_table("sweep", tmp_path / "single.parquet").to_pylist()
+
+
+def test_the_rows_of_another_recipe_are_not_used(files, tmp_path):
+    Path(f"{files.checkpoint}.json").write_text('{"guard": "x", "rows": {"0.5": []}}')
+    finetune(files, 0.5, str(tmp_path / "f.parquet"))
+    assert read_table("sweep", tmp_path / "f.parquet").equals(read_table("sweep", files.finetuned("500000")))
+
+
+def test_a_spectrum_that_was_interrupted_goes_on_to_the_same_file(files, tmp_path, monkeypatch):
+    products = []
+    multiply = CurvatureOperator.__matmul__
+
+    def counted(self, x):
+        products.append(1)
+        if len(products) == 6:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return multiply(self, x)
+
+    monkeypatch.setattr(CurvatureOperator, "__matmul__", counted)
+    path = tmp_path / "probe.npz"
+    with pytest.raises(SystemExit) as caught, job(tmp_path / "a.log", seed=KEY["seed"], device="cpu") as this:
+        spectrum(files, "hessian", 0, str(path), this)
+    assert caught.value.code == 75
+    assert "stopped by SIGUSR1" in (tmp_path / "a.log").read_text()
+    assert not path.exists()
+    before = len(products)
+    spectrum(files, "hessian", 0, str(path))
+    again = len(products) - before
+    uninterrupted = len(products)
+    spectrum(files, "hessian", 0, str(tmp_path / "other.npz"))
+    assert again < len(products) - uninterrupted
+    known, other, first = (load_probe(p) for p in (path, tmp_path / "other.npz", files.probe("hessian", 0)))
+    assert known.jacobi.alpha.tolist() == other.jacobi.alpha.tolist() == first.jacobi.alpha.tolist()
+    assert known.jacobi.beta.tolist() == first.jacobi.beta.tolist()
+    assert not Path(files.products).exists()
 
 
 def test_a_fine_tuning_that_diverges_writes_no_table(files, tmp_path):

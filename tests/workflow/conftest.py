@@ -22,7 +22,7 @@ TINY = {
     "device": "cpu",
     "training": {"epochs": 3, "batch_size": 32, "l1": 1e-3},
     "spectrum": {"steps": 24, "probes": 1, "samples": None},
-    "pruning": {"methods": ["magnitude", "random"], "sparsities": [0.3, 0.6, 0.9], "resolution": 0.02},
+    "pruning": {"methods": ["magnitude", "taylor"], "sparsities": [0.3, 0.6, 0.9], "resolution": 0.02},
     "fine_tuning": {"epochs": 1, "sparsities": [0.6]},
 }
 

@@ -1,7 +1,30 @@
+rule collect:
+    input:
+        unpack(parts),
+    output:
+        **{name: run_table(name) for name in TABLES},
+    log:
+        f"{LOGS}/collect/{{run}}.log",
+    benchmark:
+        f"{BENCHMARKS}/collect/{{run}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: threads_of("tables")
+    resources:
+        mem_mb=memory_of("tables"),
+        runtime=runtime_of("tables"),
+    params:
+        parts=PARTS,
+        criteria=criteria,
+        benchmarks=benchmarks,
+        config=run_provenance,
+    script:
+        "../scripts/collect.py"
+
+
 rule aggregate:
     input:
-        **parts(),
-        dense=[f"{unit}/dense.json" for _, _, unit in units()],
+        **{name: [run_table(name).format(run=run) for run in RUNS] for name in TABLES},
     output:
         **{name: f"{RESULTS}/tables/{name}.parquet" for name in TABLES},
         csv=f"{RESULTS}/tables/thresholds.csv",
@@ -16,17 +39,7 @@ rule aggregate:
         mem_mb=memory_of("tables"),
         runtime=runtime_of("tables"),
     params:
-        parts=list(parts()),
-        criteria=[
-            {
-                "run": run,
-                "seed": seed,
-                "epsilon_rules": RUNS[run].experiment.epsilon,
-                "accuracy_drops": RUNS[run].experiment.criteria.accuracy_drop,
-            }
-            for run, seed, _ in units()
-        ],
-        benchmarks=benchmarks(),
-        config=CONFIG.model_dump(mode="json", exclude={"resources", "results", "data_dir"}),
+        benchmarks=shared_benchmarks(),
+        config=PROVENANCE,
     script:
         "../scripts/aggregate.py"

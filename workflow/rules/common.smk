@@ -3,7 +3,7 @@ import itertools
 import re
 
 from gwprune import config as gwconfig
-from gwprune.config.runs import sparsity_token
+from gwprune.pruning import METHODS
 from gwprune.tables import TABLES
 from snakemake.exceptions import WorkflowError
 
@@ -34,8 +34,7 @@ wildcard_constraints:
     operator="hessian|ggn",
     probe=r"\d+",
     method=r"[a-z_]+",
-    sparsity=r"\d{6}",
-    figure=r"[a-z_]+",
+    chunk=r"\d{6}(-\d{6}-[0-9a-f]{6})?",
 
 
 def settings(wildcards):
@@ -82,14 +81,12 @@ def probe_files(run, seed, operator):
 
 
 def finetuned(run):
-    """(method, sparsity token) of every fine-tuning job of a run."""
-    section = RUNS[run].experiment.fine_tuning
-    return list(itertools.product(section.methods, map(sparsity_token, section.sparsities)))
+    """(method, token of its sparsities) of every fine-tuning job of a run."""
+    return list(itertools.product(RUNS[run].experiment.fine_tuning.methods, RUNS[run].chunks()))
 
 
-def units():
-    """(run, seed, directory) of everything that is trained."""
-    return [(run, seed, UNIT.format(run=run, seed=seed)) for run in RUNS for seed in CONFIG.seeds]
+def chunk_of(wildcards):
+    return settings(wildcards).chunks()[wildcards.chunk]
 
 
 def dataset_of(wildcards):
@@ -104,38 +101,99 @@ def all_probes(wildcards):
     return [file for operator in operators(wildcards.run) for file in probe_files(*wildcards, operator)]
 
 
-def parts():
-    """Table -> part files of all runs and seeds."""
-    found = {"training": [], "spectra": [], "width_curves": [], "predictions": [], "sweep": []}
-    for run, _, unit in units():
+def ranked_data(wildcards):
+    """The data set, for methods that look at it."""
+    return {"data": data_file(wildcards)} if METHODS[wildcards.method].needs else {}
+
+
+def ranking_settings(wildcards):
+    pruning = settings(wildcards).experiment.pruning
+    chosen = {"options": pruning.options.get(wildcards.method, {})}
+    return {**chosen, "samples": pruning.samples} if METHODS[wildcards.method].needs else chosen
+
+
+PARTS = ("training", "spectra", "width_curves", "predictions", "sweep")
+
+
+def parts(wildcards):
+    """Table -> part files of all seeds of a run, and the dense summaries."""
+    run = wildcards.run
+    found = {table: [] for table in (*PARTS, "dense")}
+    for unit in (UNIT.format(run=run, seed=seed) for seed in CONFIG.seeds):
         for table in ("training", "spectra", "width_curves"):
             found[table].append(f"{unit}/{table}.parquet")
         found["predictions"].append(f"{unit}/predictions/width.parquet")
-        found["predictions"] += [f"{unit}/predictions/quadratic_{name}.parquet" for name in operators(run)]
+        found["predictions"].append(f"{unit}/predictions/quadratic.parquet")
         found["predictions"] += [f"{unit}/predictions/statistical_dimension_{name}.parquet" for name in cones(run)]
         found["sweep"] += [f"{unit}/one_shot/{name}.parquet" for name in RUNS[run].experiment.pruning.methods]
         found["sweep"] += [f"{unit}/fine_tuned/{name}_{token}.parquet" for name, token in finetuned(run)]
+        found["dense"].append(f"{unit}/dense.json")
     return found
 
 
-def benchmarks():
-    """Every benchmark file with the run, seed, rule and job that it belongs to."""
-    found = [
-        {"run": "", "seed": -1, "rule": "prepare_data", "job": key}
+def run_table(name):
+    """Table of a single run: the same as under tables/, which joins them."""
+    return f"{RESULTS}/runs/{{run}}/tables/{name}.parquet"
+
+
+def criteria(wildcards):
+    """What the criteria of a run need to know, for each seed."""
+    return [
+        {
+            "run": wildcards.run,
+            "seed": seed,
+            "epsilon_rules": epsilon_rules(wildcards),
+            "accuracy_drops": accuracy_drops(wildcards),
+        }
+        for seed in CONFIG.seeds
+    ]
+
+
+def benchmarks(wildcards):
+    """Every benchmark file of a run with the seed, rule and job that it belongs to."""
+    run = wildcards.run
+    probes = range(RUNS[run].experiment.spectrum.probes)
+    methods = RUNS[run].experiment.pruning.methods
+    jobs = {
+        "train": [""],
+        "predict": [""],
+        "quadratic": [""],
+        "statistical_dimension": cones(run),
+        "spectrum": [f"{operator}_probe{probe}" for operator in operators(run) for probe in probes],
+        "rank": methods,
+        "sweep": methods,
+        "finetune": [f"{method}_{token}" for method, token in finetuned(run)],
+    }
+    return [
+        {
+            "run": run,
+            "seed": seed,
+            "rule": rule,
+            "job": job,
+            "file": f"{BENCHMARKS}/{rule}/{'_'.join(filter(None, (f'{run}_seed{seed}', job)))}.tsv",
+        }
+        for seed in CONFIG.seeds
+        for rule in jobs
+        for job in jobs[rule]
+    ]
+
+
+def shared_benchmarks():
+    """The same of jobs that serve several runs."""
+    return [
+        {"run": "", "seed": -1, "rule": "prepare_data", "job": key, "file": f"{BENCHMARKS}/prepare_data/{key}.tsv"}
         for key in sorted({run.dataset_key for run in RUNS.values()})
     ]
-    for run, seed, _ in units():
-        jobs = {"train": [""], "predict": [""], "quadratic": operators(run), "statistical_dimension": cones(run)}
-        probes = range(RUNS[run].experiment.spectrum.probes)
-        jobs["spectrum"] = [f"{operator}_probe{probe}" for operator in operators(run) for probe in probes]
-        jobs["rank"] = jobs["sweep"] = RUNS[run].experiment.pruning.methods
-        jobs["finetune"] = [f"{method}_{token}" for method, token in finetuned(run)]
-        found += [{"run": run, "seed": seed, "rule": rule, "job": job} for rule in jobs for job in jobs[rule]]
-    for item in found:
-        unit = [f"{item['run']}_seed{item['seed']}"] if item["run"] else []
-        name = "_".join(unit + ([item["job"]] if item["job"] else []))
-        item["file"] = f"{BENCHMARKS}/{item['rule']}/{name}.tsv"
-    return found
+
+
+def run_provenance(wildcards):
+    """The settings that tables of a run come from."""
+    run = settings(wildcards)
+    return {"experiment": run.experiment.model_dump(mode="json"), "l1": run.l1, "seeds": CONFIG.seeds}
+
+
+# Those of the tables of all runs: all but places and resources.
+PROVENANCE = CONFIG.model_dump(mode="json", exclude={"resources", "results", "data_dir"})
 
 
 def final_tables():

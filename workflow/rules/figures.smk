@@ -1,18 +1,21 @@
-rule run_figure:
+rule run_figures:
     input:
-        lambda wildcards: [f"{RESULTS}/tables/{name}.parquet" for name in RUN_FIGURES[wildcards.figure]],
+        **{name: run_table(name) for name in sorted(set(itertools.chain(*RUN_FIGURES.values())))},
     output:
-        figure=report(
-            f"{RESULTS}/figures/{{run}}/{{figure}}.svg",
-            caption="../report/figure.rst",
-            category="Runs",
-            subcategory="{run}",
-            labels={"figure": "{figure}"},
-        ),
+        **{
+            name: report(
+                f"{RESULTS}/figures/{{run}}/{name}.svg",
+                caption=f"../report/{name}.rst",
+                category="Runs",
+                subcategory="{run}",
+                labels={"figure": name},
+            )
+            for name in RUN_FIGURES
+        },
     log:
-        f"{LOGS}/figures/{{run}}_{{figure}}.log",
+        f"{LOGS}/figures/{{run}}.log",
     benchmark:
-        f"{BENCHMARKS}/figures/{{run}}_{{figure}}.tsv"
+        f"{BENCHMARKS}/figures/{{run}}.tsv"
     conda:
         ENVIRONMENT
     threads: threads_of("tables")
@@ -20,25 +23,25 @@ rule run_figure:
         mem_mb=memory_of("tables"),
         runtime=runtime_of("tables"),
     params:
-        tables=lambda wildcards: RUN_FIGURES[wildcards.figure],
+        figures=RUN_FIGURES,
     script:
         "../scripts/figure.py"
 
 
 rule threshold_figure:
     input:
-        f"{RESULTS}/tables/thresholds.parquet",
+        thresholds=f"{RESULTS}/tables/thresholds.parquet",
     output:
-        figure=report(
-            f"{RESULTS}/figures/{{figure}}.svg",
-            caption="../report/figure.rst",
+        predicted_vs_empirical=report(
+            f"{RESULTS}/figures/predicted_vs_empirical.svg",
+            caption="../report/predicted_vs_empirical.rst",
             category="Predicted and empirical thresholds",
-            labels={"figure": "{figure}"},
+            labels={"figure": "predicted_vs_empirical"},
         ),
     log:
-        f"{LOGS}/figures/{{figure}}.log",
+        f"{LOGS}/figures/predicted_vs_empirical.log",
     benchmark:
-        f"{BENCHMARKS}/figures/{{figure}}.tsv"
+        f"{BENCHMARKS}/figures/predicted_vs_empirical.tsv"
     conda:
         ENVIRONMENT
     threads: threads_of("tables")
@@ -46,6 +49,6 @@ rule threshold_figure:
         mem_mb=memory_of("tables"),
         runtime=runtime_of("tables"),
     params:
-        tables=["thresholds"],
+        figures={"predicted_vs_empirical": ["thresholds"]},
     script:
         "../scripts/figure.py"

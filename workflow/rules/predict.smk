@@ -20,6 +20,7 @@ rule predict:
     params:
         probes=lambda wildcards: {operator: probe_files(*wildcards, operator) for operator in operators(wildcards.run)},
         epsilon_rules=epsilon_rules,
+        device="cpu",
         sparsities=lambda wildcards: settings(wildcards).experiment.pruning.sparsities,
     script:
         "../scripts/predict.py"

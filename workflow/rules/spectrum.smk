@@ -17,6 +17,7 @@ rule spectrum:
         gpu=GPU,
     params:
         settings=spectrum_settings("steps", "samples", "batch_size", "memory_mb", "reorthogonalize", "basis"),
+        checkpoint=f"{CHECKPOINTS}/{{run}}_seed{{seed}}_{{operator}}_probe{{probe}}.products",
         device=CONFIG.device,
     script:
         "../scripts/spectrum.py"
@@ -28,11 +29,11 @@ rule quadratic:
         network=f"{UNIT}/network.pt",
         dense=f"{UNIT}/dense.json",
     output:
-        predictions=f"{UNIT}/predictions/quadratic_{{operator}}.parquet",
+        predictions=f"{UNIT}/predictions/quadratic.parquet",
     log:
-        f"{LOGS}/quadratic/{{run}}_seed{{seed}}_{{operator}}.log",
+        f"{LOGS}/quadratic/{{run}}_seed{{seed}}.log",
     benchmark:
-        f"{BENCHMARKS}/quadratic/{{run}}_seed{{seed}}_{{operator}}.tsv"
+        f"{BENCHMARKS}/quadratic/{{run}}_seed{{seed}}.tsv"
     conda:
         ENVIRONMENT
     threads: threads_of("spectrum")
@@ -41,6 +42,7 @@ rule quadratic:
         runtime=runtime_of("spectrum"),
         gpu=GPU,
     params:
+        operators=lambda wildcards: operators(wildcards.run),
         settings=spectrum_settings("samples", "batch_size", "memory_mb"),
         epsilon_rules=epsilon_rules,
         device=CONFIG.device,
@@ -69,6 +71,7 @@ rule statistical_dimension:
         gpu=GPU,
     params:
         settings=spectrum_settings("cone_steps", "samples", "batch_size", "memory_mb", "reorthogonalize", "basis"),
+        checkpoint=f"{CHECKPOINTS}/{{run}}_seed{{seed}}_{{operator}}_cones.products",
         epsilon_rules=epsilon_rules,
         device=CONFIG.device,
     script:

@@ -1,10 +1,6 @@
-from gwprune.jobs import job
+from gwprune.jobs import from_snakemake
 from gwprune.stages.results import draw
 
-with job(snakemake.log[0]):
-    draw(
-        snakemake.wildcards.figure,
-        dict(zip(snakemake.params.tables, snakemake.input)),
-        snakemake.output.figure,
-        run=snakemake.wildcards.get("run", ""),
-    )
+with from_snakemake(snakemake) as this:
+    for figure, tables in snakemake.params.figures.items():
+        draw(figure, {name: snakemake.input[name] for name in tables}, snakemake.output[figure], run=this.run)

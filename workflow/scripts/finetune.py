@@ -1,4 +1,3 @@
-from gwprune.config.runs import parse_sparsity
 from gwprune.jobs import from_snakemake
 from gwprune.stages.pruned import finetune
 
@@ -10,7 +9,7 @@ with from_snakemake(snakemake) as job:
         snakemake.input.ranking,
         snakemake.output.sweep,
         method=snakemake.wildcards.method,
-        sparsity=parse_sparsity(snakemake.wildcards.sparsity),
+        sparsities=snakemake.params.sparsities,
         recipe=snakemake.params.recipe,
         checkpoint=snakemake.params.checkpoint,
     )

@@ -8,7 +8,7 @@ with from_snakemake(snakemake) as job:
         snakemake.input.network,
         snakemake.input.dense,
         snakemake.output.predictions,
-        operator=snakemake.wildcards.operator,
+        operators=snakemake.params.operators,
         epsilon_rules=snakemake.params.epsilon_rules,
         settings=snakemake.params.settings,
     )

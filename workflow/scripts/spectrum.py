@@ -10,4 +10,5 @@ with from_snakemake(snakemake) as job:
         operator=snakemake.wildcards.operator,
         probe=int(snakemake.wildcards.probe),
         settings=snakemake.params.settings,
+        checkpoint=snakemake.params.checkpoint,
     )

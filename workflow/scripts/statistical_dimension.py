@@ -12,4 +12,5 @@ with from_snakemake(snakemake) as job:
         operator=snakemake.wildcards.operator,
         epsilon_rules=snakemake.params.epsilon_rules,
         settings=snakemake.params.settings,
+        checkpoint=snakemake.params.checkpoint,
     )

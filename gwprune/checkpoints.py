@@ -1,0 +1,143 @@
+"""Operator-vector products on file: work that was interrupted replays them, to the same values, and goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .files import config_hash
+
+__all__ = ["RecordedOperator", "digest"]
+
+logger = logging.getLogger("gwprune")
+
+_MAGIC = b"gwprune products 1\n"
+_HEADER = struct.Struct("<16sQ")  # guard, bytes of a product
+_RECORD = struct.Struct("<II")  # CRC-32 of the vector that was multiplied and of the product
+
+
+def digest(*tensors: Tensor) -> str:
+    """SHA-256 of the tensors' bytes, on the CPU."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+class RecordedOperator:
+    """An operator whose products with single vectors are appended to a file, and read back instead of computed anew.
+
+    What follows from the products (Lanczos with reorthogonalisation, searches, early ends) is a function of them, so
+    the work as a whole is repeated from its start, at the cost of reading, and no part of it needs a checkpoint of its
+    own. A product is taken from the file only if the vector is, by its CRC, the one that was multiplied then; the
+    file's end, where a write may have been cut off, is checked in the same way. Everything else (`shape`, `gradient`,
+    ...) is the operator's.
+
+    The file takes 4 D bytes per product of single precision.
+
+    Args:
+        operator: ``shape`` (D, D), ``@``, ``dtype`` and ``device`` of torch.
+        path: of the file; made when it is missing, started anew when it belongs to other work.
+        belongs_to: configuration and inputs; with another one the products are not the same.
+        written: called whenever a product was written.
+
+    Raises:
+        OSError: naming ``path``, when it cannot be written (a full disk, say).
+    """
+
+    def __init__(
+        self,
+        operator: Any,
+        path: str | os.PathLike,
+        belongs_to: Mapping[str, Any],
+        written: Callable[[], None] = lambda: None,
+    ):
+        self._operator, self.path, self._written = operator, Path(path), written
+        self._guard = config_hash(belongs_to).encode()
+        self._size = operator.shape[0] * torch.empty((), dtype=operator.dtype).element_size()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._file = open(self.path, "r+b" if self.path.exists() else "w+b")  # noqa: SIM115 - open while this lives
+            self._known = self._count()
+        except OSError as error:
+            raise OSError(error.errno, f"cannot write {self.path}: {error.strerror}") from error
+        self._next = 0
+        if self._known:
+            logger.info("%s: going on after %d products", self.path, self._known)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._operator, name)
+
+    def _offset(self, number: int) -> int:
+        return len(_MAGIC) + _HEADER.size + number * (_RECORD.size + self._size)
+
+    def _count(self) -> int:
+        """Whole records in the file, which is made new when its head is not that of this work."""
+        head = _MAGIC + _HEADER.pack(self._guard, self._size)
+        if self._file.read(len(head)) == head:
+            length = self._file.seek(0, os.SEEK_END)
+            return max(0, length - self._offset(0)) // (_RECORD.size + self._size)
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(head)
+        self._file.flush()
+        return 0
+
+    def _recorded(self, crc: int) -> np.ndarray | None:
+        """The next product on file, if it is whole and of the vector with this CRC."""
+        if self._next >= self._known:
+            return None
+        self._file.seek(self._offset(self._next))
+        of_vector, of_product = _RECORD.unpack(self._file.read(_RECORD.size))
+        values = self._file.read(self._size)
+        if of_vector == crc and zlib.crc32(values) == of_product:
+            return np.frombuffer(bytearray(values), dtype=_numpy(self._operator.dtype))
+        logger.warning("%s: product %d does not fit; computing on from there", self.path, self._next + 1)
+        self._known = self._next
+        return None
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        if x.dim() != 1:
+            return self._operator @ x
+        crc = zlib.crc32(_bytes(x))
+        values = self._recorded(crc)
+        if values is not None:
+            self._next += 1
+            return torch.from_numpy(values).to(x.device)
+        product = self._operator @ x
+        data = _bytes(product)
+        try:
+            self._file.seek(self._offset(self._next))
+            self._file.write(_RECORD.pack(crc, zlib.crc32(data)))
+            self._file.write(data)
+            self._file.truncate()
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, f"cannot write {self.path}: {error.strerror}") from error
+        self._next += 1
+        self._known = self._next
+        self._written()
+        return product
+
+    def remove(self) -> None:
+        """Close and remove the file: what it was for is complete."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+def _bytes(x: Tensor) -> memoryview:
+    return memoryview(x.detach().cpu().contiguous().numpy()).cast("B")
+
+
+def _numpy(dtype: torch.dtype) -> np.dtype:
+    return torch.empty((), dtype=dtype).numpy().dtype

@@ -1,0 +1,69 @@
+"""Signals that ask a job to stop: it stops at its next checkpoint, so that it can go on from there when run again."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["EXIT_STATUS", "Interrupted", "Interruption"]
+
+# EX_TEMPFAIL of sysexits.h: not done, worth another try.
+EXIT_STATUS = 75
+
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Interrupted(BaseException):
+    """A signal asked the job to stop. No :class:`Exception`, so that no handler of errors swallows it."""
+
+
+class Interruption:
+    """What becomes of SIGTERM and SIGUSR1 while :meth:`handled` is entered.
+
+    Both mean that time is short: SLURM sends SIGTERM before it kills a job for its time limit, for preemption or for
+    `scancel`, and whichever signal `sbatch --signal` names ahead of the limit.
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._deferred = False
+
+    @contextmanager
+    def handled(self) -> Iterator[Interruption]:
+        """Turn the signals into :class:`Interrupted`; the handlers that were there before come back afterwards."""
+        if threading.current_thread() is not threading.main_thread():  # Python delivers signals there alone
+            yield self
+            return
+        before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        again = self._received is not None
+        self._received = number
+        if not self._deferred or again:
+            raise Interrupted(signal.Signals(number).name)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within, a first signal waits for :meth:`check`: for work that writes checkpoints. A second one does not."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
+    def check(self) -> None:
+        """To be called when a checkpoint was written.
+
+        Raises:
+            Interrupted: when a signal came.
+        """
+        if self._received is not None:
+            raise Interrupted(signal.Signals(self._received).name)

@@ -1,0 +1,13 @@
+from gwprune.jobs import from_snakemake
+from gwprune.stages.results import collect
+from gwprune.tables import TABLES
+
+with from_snakemake(snakemake, settings=snakemake.params.config) as this:
+    collect(
+        this,
+        {name: snakemake.input[name] for name in snakemake.params.parts},
+        {name: snakemake.output[name] for name in TABLES},
+        dense=snakemake.input.dense,
+        criteria=snakemake.params.criteria,
+        benchmarks=snakemake.params.benchmarks,
+    )
