@@ -18,7 +18,7 @@ import psutil
 from .files import read_json, write_json
 from .jobs import SLOTS_VARIABLE
 
-__all__ = ["claim", "gpu_slots", "orphans", "release", "take_over"]
+__all__ = ["claim", "gpu_slots", "orphans", "release", "take_over", "without"]
 
 _OWNER = "gwprune-owner.json"
 # Snakemake's SLURM plugin names all jobs of a run by its UUID, behind a prefix.
@@ -34,6 +34,13 @@ def gpu_slots(environment: Mapping[str, str] = os.environ) -> list[str]:
         return []
     found = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True)
     return found.stdout.split() if found.returncode == 0 else []
+
+
+def without(resources: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Mapping[str, Any]]:
+    """Resources of each rule but for the one called ``name``; of the same types, as Snakemake has its own."""
+    return {
+        rule: type(own)({key: value for key, value in own.items() if key != name}) for rule, own in resources.items()
+    }
 
 
 def _boot() -> str:

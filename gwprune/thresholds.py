@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .files import read_json
 
@@ -84,9 +85,27 @@ def criteria(
     return found
 
 
+def _dense_summary(path: str | os.PathLike) -> dict[str, Any]:
+    """What training wrote of the dense network.
+
+    Raises:
+        ValueError: naming the file, when it is cut off or not such a summary.
+    """
+    summary = read_json(path)
+    try:
+        values = [summary["splits"][split][name] for split in ("train", "val") for name in ("loss", "objective")]
+        values += [summary["splits"]["val"]["accuracy"], summary["batch_std"]]
+        complete = all(isinstance(value, int | float) for value in values)
+    except (KeyError, TypeError):
+        complete = False
+    if not complete:
+        raise ValueError(f"{path} is no summary of a dense network by this version; delete it and run again")
+    return summary
+
+
 def epsilons_of(dense: str | os.PathLike, rules: Sequence[str]) -> dict[str, float]:
     """Rule -> tolerance in nats, from the summary that training wrote."""
-    summary = read_json(dense)
+    summary = _dense_summary(dense)
     return {rule: epsilon_value(rule, summary["splits"]["train"]["loss"], summary["batch_std"]) for rule in rules}
 
 
@@ -94,7 +113,7 @@ def criteria_of(
     dense: str | os.PathLike, epsilon_rules: Sequence[str], accuracy_drops: Sequence[float]
 ) -> list[Criterion]:
     """All criteria of a network, from the summary that training wrote."""
-    return criteria(read_json(dense)["splits"], epsilons_of(dense, epsilon_rules), accuracy_drops)
+    return criteria(_dense_summary(dense)["splits"], epsilons_of(dense, epsilon_rules), accuracy_drops)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,8 @@ from .files import config_hash, save_tensors
 from .parameters import PrunableSet
 
 __all__ = ["DivergedError", "EpochRecord", "Recipe", "learning_rate", "train"]
+
+logger = logging.getLogger("gwprune")
 
 _DIVERGED = "the training loss is not finite at epoch {epoch}, step {step}; lower the learning rate or add warm-up"
 
@@ -236,6 +239,7 @@ def _resume(path: Path | None, guard: str, model: nn.Module, optimizer: torch.op
         return []
     if not isinstance(state, dict) or state.get("guard") != guard:
         return []
+    logger.info("%s: going on after epoch %d", path, len(state["history"]))
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return [EpochRecord(**record) for record in state["history"]]

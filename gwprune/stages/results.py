@@ -76,9 +76,15 @@ def threshold_rows(predictions: pa.Table, empirical: pa.Table) -> list[dict[str,
 
 
 def read_benchmark(path: Path) -> dict[str, float]:
-    """Seconds, memory and processor time of a Snakemake benchmark file; what was not measured is 0."""
+    """Seconds, memory and processor time of a Snakemake benchmark file; what was not measured is 0.
+
+    Raises:
+        ValueError: naming the file, when it holds no measurement.
+    """
     with open(path, newline="") as stream:
-        row = next(csv.DictReader(stream, delimiter="\t"))
+        row = next(csv.DictReader(stream, delimiter="\t"), None)
+    if row is None or "s" not in row:
+        raise ValueError(f"{path} is no complete benchmark file of Snakemake; delete it and run its job again")
 
     def number(name: str) -> float:
         try:

@@ -1,6 +1,7 @@
 """A tiny configuration, run by Snakemake itself in a directory of its own."""
 
 import copy
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gwprune.tables import TABLES, read_table
+
 ROOT = Path(__file__).resolve().parents[2]
+
+TIMINGS = {"training": ["seconds"], "costs": ["seconds", "max_rss_mb", "cpu_seconds"]}
 
 TINY = {
     "experiments": [
@@ -34,13 +39,29 @@ class Workflow:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
 
-    def run(self, config: dict, *arguments: str) -> subprocess.CompletedProcess:
+    def command(self, config: dict, *arguments: str) -> list[str]:
         path = self.directory / "config.yaml"
         path.write_text(yaml.safe_dump(config))
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
-        command += ["--directory", str(self.directory), "--configfile", str(path), *arguments]
+        return [*command, "--directory", str(self.directory), "--configfile", str(path), *arguments]
+
+    def run(self, config: dict, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        command = self.command(config, *arguments)
         # The caller's terminal width and profile must not matter.
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+        return subprocess.run(
+            command,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+            env={**os.environ, **environment},
+        )
+
+    def tables(self) -> dict:
+        """All tables, without the columns that hold times."""
+        found = {name: read_table(name, self.directory / f"results/tables/{name}.parquet") for name in TABLES}
+        return {name: table.drop_columns(TIMINGS.get(name, [])) for name, table in found.items()}
 
     def plan(self, config: dict, *arguments: str) -> dict[str, int]:
         """Rule -> number of jobs that a dry run would do."""

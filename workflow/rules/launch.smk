@@ -1,4 +1,4 @@
-# What only the main process does: GPU slots of this machine, and the remains of a run that was killed.
+# GPU slots of this machine, and the remains of a run that was killed. Before all rules, as they take resources up.
 import os
 from pathlib import Path
 
@@ -6,6 +6,11 @@ from gwprune import launch
 from gwprune.jobs import SLOTS_VARIABLE
 
 SNAKEMAKE_DIRECTORY = Path(".snakemake").resolve()
+
+if not GPU:
+    # A profile names the model of GPU jobs; here there are none, and the model alone would ask for a GPU.
+    asked = workflow.resource_settings.overwrite_resources
+    workflow.resource_settings.overwrite_resources = launch.without(asked, "gpu_model")
 
 if workflow.is_main_process:
     launch.take_over(SNAKEMAKE_DIRECTORY)
