@@ -1,4 +1,4 @@
-"""Command line: `gwprune thresholds`, `gwprune report`, `gwprune config-docs`; each with `--help`."""
+"""Command line: `gwprune thresholds`, `costs`, `report`, `config-docs`; each with `--help`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 
-def _thresholds(args: argparse.Namespace) -> int:
-    from .terminal import print_thresholds  # noqa: PLC0415 - each command imports what it needs
+def _print(args: argparse.Namespace) -> int:
+    from . import terminal  # noqa: PLC0415 - each command imports what it needs
 
     if args.config is not None:
         from .config import load_file  # noqa: PLC0415
 
         args.results = load_file(args.config).results
-    print_thresholds(Path(args.results))
+    getattr(terminal, args.view)(Path(args.results))
     return 0
 
 
@@ -38,11 +38,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser("gwprune", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("thresholds", help="print predicted beside measured thresholds")
-    where = command.add_mutually_exclusive_group(required=True)
-    where.add_argument("results", nargs="?", help="directory of results")
-    where.add_argument("--config", help="configuration that names it")
-    command.set_defaults(run=_thresholds)
+    for name, text in (
+        ("thresholds", "print predicted beside measured thresholds"),
+        ("costs", "print what the jobs of each rule cost, and the memory and run time to ask for"),
+    ):
+        command = commands.add_parser(name, help=text)
+        where = command.add_mutually_exclusive_group(required=True)
+        where.add_argument("results", nargs="?", help="directory of results")
+        where.add_argument("--config", help="configuration that names it")
+        command.set_defaults(run=_print, view=f"print_{name}")
     command = commands.add_parser("report", help="build the self-contained report.html if it is out of date")
     command.add_argument("--config", default="config/config.yaml")
     command.add_argument("--cores", default="all")

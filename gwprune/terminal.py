@@ -8,9 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .costs import advice
 from .tables import read_table
 
-__all__ = ["print_thresholds", "threshold_view"]
+__all__ = ["cost_view", "print_costs", "print_thresholds", "threshold_view"]
 
 # Measurements that a person compares with a prediction: (heading, stage, criterion).
 _MEASURED = (
@@ -71,20 +72,51 @@ def threshold_view(rows: list[dict[str, Any]], method: str = "magnitude") -> Tab
     return table
 
 
+def _console(least: int) -> Console:
+    # A pipe has no width of its own; a table squeezed into 80 columns helps nobody.
+    console = Console()
+    return console if console.is_terminal and console.width >= least else Console(width=least + 20)
+
+
+def _rows_of(name: str, results: Path) -> list[dict[str, Any]]:
+    path = results / "tables" / f"{name}.parquet"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; run the workflow first")
+    return read_table(name, path).to_pylist()
+
+
+def cost_view(rows: list[dict[str, Any]]) -> Table:
+    """One line per rule: what its jobs cost, and what `resources` should say."""
+    table = Table(title="What jobs cost, and what to ask for", title_justify="left")
+    for name in ("rule", "section of resources"):
+        table.add_column(name)
+    for name in ("jobs", "median s", "longest s", "hours in all", "largest MB", "mem_mb", "runtime, min"):
+        table.add_column(name, justify="right")
+    for row in advice(rows):
+        numbers = (f"{row[name]:.1f}" for name in ("median_seconds", "longest_seconds"))
+        sizes = (f"{row['hours']:.2f}", f"{row['largest_rss_mb']:.0f}", str(row["mem_mb"]), str(row["runtime"]))
+        table.add_row(row["rule"], row["section"], str(row["jobs"]), *numbers, *sizes)
+    return table
+
+
+def print_costs(results: Path) -> None:
+    """Print the table of costs of a results directory.
+
+    Raises:
+        FileNotFoundError: when the workflow has not finished.
+    """
+    console = _console(110)
+    console.print(cost_view(_rows_of("costs", results)))
+    console.print("mem_mb, runtime: for a job like the largest one; a section takes the largest of its rules")
+
+
 def print_thresholds(results: Path) -> None:
     """Print the table of thresholds and name the files of a results directory.
 
     Raises:
         FileNotFoundError: when the workflow has not finished.
     """
-    path = results / "tables" / "thresholds.parquet"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; run the workflow first")
-    rows = read_table("thresholds", path).to_pylist()
-    # A pipe has no width of its own; a table squeezed into 80 columns helps nobody.
-    console = Console()
-    if not console.is_terminal or console.width < 130:
-        console = Console(width=150)
+    rows, console = _rows_of("thresholds", results), _console(130)
     methods = {row["method"] for row in rows}
     console.print(threshold_view(rows, "magnitude" if "magnitude" in methods else min(methods, default="magnitude")))
     console.print("gap = predicted - one-shot data-loss threshold; columns and units: results/README.md")

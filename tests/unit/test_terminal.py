@@ -14,6 +14,8 @@ from rich.console import Console
 
 from gwprune import report
 from gwprune.__main__ import main
+from gwprune.config.models import Resources
+from gwprune.costs import SECTION_OF_RULE, advice
 from gwprune.tables import write_table
 from gwprune.terminal import print_thresholds, threshold_view
 
@@ -247,3 +249,43 @@ def test_a_report_newer_than_its_sources_is_left_and_an_older_one_is_built(confi
     (command,) = commands
     assert command[command.index("--configfile") + 1] == str(config_file)
     assert command[command.index("--report") + 1] == str(page)
+
+
+# --- costs --------------------------------------------------------------------------------------------------
+
+
+def cost(rule: str, seconds: float, memory: float) -> dict:
+    return {
+        "run": "a",
+        "seed": 0,
+        "rule": rule,
+        "job": "",
+        "seconds": seconds,
+        "max_rss_mb": memory,
+        "cpu_seconds": 1.0,
+    }
+
+
+def test_advice_is_the_longest_and_largest_job_with_a_margin():
+    found = advice([cost("train", 100, 700), cost("train", 1200, 900), cost("train", 300, 0), cost("predict", 2, 50)])
+    train, predict = found
+    assert (train["rule"], train["section"], train["jobs"]) == ("train", "train", 3)
+    assert (train["median_seconds"], train["longest_seconds"]) == (300, 1200)
+    assert train["hours"] == pytest.approx(1600 / 3600)
+    assert train["mem_mb"] == 1500  # 900 and 400 beside it
+    assert train["runtime"] == 30  # 20 minutes and half as much again
+    assert predict["runtime"] == 10
+    assert predict["mem_mb"] == 500
+
+
+def test_every_rule_with_a_cost_has_a_section_of_the_configuration():
+    assert set(SECTION_OF_RULE.values()) == set(Resources.model_fields)
+
+
+def test_costs_are_printed_for_a_results_directory(tmp_path, capsys):
+    assert main(["costs", str(tmp_path)]) == 1
+    assert "tables/costs.parquet does not exist; run the workflow first" in capsys.readouterr().err
+    write_table("costs", [cost("train", 1200, 900)], tmp_path / "tables/costs.parquet", {})
+    assert main(["costs", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"train\s+│ train\s+│\s+1 │\s+1200.0 │\s+1200.0 │\s+0.33 │\s+900 │\s+1500 │\s+30 │", output)
