@@ -10,7 +10,7 @@ python := $(VENV)/bin/python
 snakemake := $(VENV)/bin/snakemake --cores $(CORES) --configfile $(CONFIG) $(FLAGS)
 stamp := $(VENV)/.gwprune-complete
 
-.PHONY: help demo run report test lint docs studies bench bench-intervals
+.PHONY: help env demo run report test test-cluster lint docs studies bench bench-intervals
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -19,6 +19,8 @@ help:  ## list the targets
 $(stamp): envs/constraints.txt envs/make_venv.sh pyproject.toml
 	@sh envs/make_venv.sh "$(PYTHON)" "$(VENV)"
 	@touch $@
+
+env: $(stamp)  ## the environment alone
 
 demo: $(stamp)  ## run the workflow on the embedded data set and print the threshold table
 	@$(MAKE) --no-print-directory report CONFIG=config/config.yaml
@@ -32,6 +34,9 @@ report: run  ## run, then build the self-contained report.html
 
 test: $(stamp)  ## run the tests
 	$(python) -m pytest
+
+test-cluster: $(stamp)  ## the tests on a real SLURM, which they start; needs its packages (docs/cluster.md)
+	$(python) -m pytest -m cluster tests/cluster
 
 lint: $(stamp)  ## format and lint checks
 	$(VENV)/bin/ruff check .

@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -122,9 +122,20 @@ def job(
         sys.exit(f"gwprune: {error}")
 
 
+class _LogFile(logging.FileHandler):
+    """The log of a job. That it cannot be written (a full disk) is said once, and ends nothing."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not self._told:
+            print(f"gwprune: cannot write {self.baseFilename}: {sys.exc_info()[1]}", file=sys.stderr)
+        self._told = True
+
+
 @contextmanager
 def _logging(log: str | os.PathLike) -> Iterator[None]:
-    handlers: list[logging.Handler] = [logging.FileHandler(log, mode="w"), logging.StreamHandler()]
+    handlers: list[logging.Handler] = [_LogFile(log, mode="w"), logging.StreamHandler()]
     handlers[1].setLevel(logging.WARNING)
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -135,7 +146,8 @@ def _logging(log: str | os.PathLike) -> Iterator[None]:
     finally:
         for handler in handlers:
             logger.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):  # said already
+                handler.close()
 
 
 @contextmanager
@@ -165,7 +177,7 @@ def _working(
         logger.warning("stopped by %s; run again to go on from the last checkpoint", signal)
         sys.exit(EXIT_STATUS)
     except Exception as error:  # the boundary of the process  # noqa: BLE001
-        with open(log, "a") as stream:
+        with suppress(OSError), open(log, "a") as stream:
             traceback.print_exc(file=stream)
         sys.exit(f"gwprune: {type(error).__name__}: {error}\n(log: {log})")
 

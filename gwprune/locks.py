@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["gpu_slot", "locked", "slot_directory"]
@@ -71,8 +71,9 @@ def locked(path: str | os.PathLike, note: str) -> Iterator[str | None]:
         yield None
         return
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, note.encode(), 0)
+        with suppress(OSError):  # on a full disk the lock holds without its note
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, note.encode(), 0)
         yield seen
     finally:
         # Removed while it is held: whoever waits notices and locks a new one.
