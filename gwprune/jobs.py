@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .files import config_hash, provenance, remove_leftovers
@@ -110,7 +111,9 @@ def job(
             me = f"{work} process {os.getpid()} on {os.uname().nodename}"
             before = stack.enter_context(locked(f"{log}.lock", me)) or ""
             if before.startswith(work) and outputs and all(map(os.path.exists, outputs)):
-                print(f"gwprune: {before.removeprefix(work).strip()} has done this job", file=sys.stderr)
+                told = f"{before.removeprefix(work).strip()} has done this job"
+                Path(log).write_text(f"{told}\n")
+                print(f"gwprune: {told}", file=sys.stderr)
                 raise SystemExit(0)
             for path in outputs:
                 remove_leftovers(path)
