@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .files import config_hash
+from .files import config_hash, versions
 
-__all__ = ["RecordedOperator", "digest"]
+__all__ = ["RecordedOperator", "arithmetic", "digest"]
 
 logger = logging.getLogger("gwprune")
 
@@ -32,6 +32,11 @@ def digest(*tensors: Tensor) -> str:
     for tensor in tensors:
         found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()
+
+
+def arithmetic(device: torch.device | str) -> dict[str, str | int]:
+    """What the last digits of a result depend on beside its inputs: part of what a checkpoint belongs to."""
+    return {"device": str(device), "threads": torch.get_num_threads(), **versions()}
 
 
 class RecordedOperator:

@@ -25,6 +25,7 @@ __all__ = [
     "read_json",
     "remove_leftovers",
     "save_tensors",
+    "versions",
     "write_json",
 ]
 
@@ -68,7 +69,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def remove_leftovers(path: str | os.PathLike) -> None:
-    """Remove what killed processes left of earlier attempts to write ``path``; nothing may be writing it now."""
+    """Remove what killed processes left of earlier attempts to write ``path``, or ``path`` with a further suffix.
+
+    Nothing may be writing it now.
+    """
     path = Path(path)
     for part in path.parent.glob(f".{glob.escape(path.name)}.*{_SUFFIX}"):
         part.unlink(missing_ok=True)
@@ -137,6 +141,19 @@ def _version(distribution: str) -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return ""
+
+
+def versions() -> dict[str, str]:
+    """What computes: the source of gwprune, as a digest, and the version of torch."""
+    return {"source": _source(), "torch": _version("torch")}
+
+
+@lru_cache(maxsize=1)
+def _source() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).resolve().parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def provenance(config: Mapping[str, Any] | None = None, device: str = "") -> dict[str, str]:

@@ -29,7 +29,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self._received: int | None = None
-        self._deferred = False
+        self._deferred = self._closed = False
 
     @contextmanager
     def handled(self) -> Iterator[Interruption]:
@@ -47,7 +47,7 @@ class Interruption:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         again = self._received is not None
         self._received = number
-        if not self._deferred or again:
+        if not self._closed and (not self._deferred or again):
             raise Interrupted(signal.Signals(number).name)
 
     @contextmanager
@@ -58,6 +58,10 @@ class Interruption:
             yield
         finally:
             self._deferred = False
+
+    def close(self) -> None:
+        """Let no signal end the work any more: it is done, and what is left is to say so."""
+        self._closed = True
 
     def check(self) -> None:
         """To be called when a checkpoint was written.

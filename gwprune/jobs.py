@@ -89,6 +89,7 @@ def job(
     settings: dict | None = None,
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
+    checkpoints: Sequence[str] = (),
     gpus: int = 0,
 ) -> Iterator[Job]:
     """Run a job's work: log to ``log`` and standard error; an error ends the process with one clear line.
@@ -100,7 +101,8 @@ def job(
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``; empty for a job that does not compute (torch is not set up then).
-        inputs, outputs: files; unfinished leftovers of the outputs are removed.
+        inputs, outputs: files.  checkpoints: their names, or what these begin with. What killed processes left
+            unfinished of outputs and checkpoints is removed.
         gpus: slots that the job takes: of those that the environment variable GWPRUNE_GPU_SLOTS lists, one.
     """
     state = Interruption()
@@ -112,15 +114,17 @@ def job(
             before = stack.enter_context(locked(f"{log}.lock", me)) or ""
             if before.startswith(work) and outputs and all(map(os.path.exists, outputs)):
                 told = f"{before.removeprefix(work).strip()} has done this job"
-                Path(log).write_text(f"{told}\n")
+                with suppress(OSError):
+                    Path(log).write_text(f"{told}\n")
                 print(f"gwprune: {told}", file=sys.stderr)
                 raise SystemExit(0)
-            for path in outputs:
+            for path in (*outputs, *checkpoints):
                 remove_leftovers(path)
             stack.enter_context(_logging(log))
             yield stack.enter_context(_working(log, run, seed, device, threads, settings or {}, gpus, state))
-    except Interrupted as signal:  # before the work began
-        sys.exit(f"gwprune: stopped by {signal} before the job began")
+    except Interrupted as signal:  # before or after the work itself
+        print(f"gwprune: stopped by {signal}", file=sys.stderr)
+        sys.exit(EXIT_STATUS)
     except OSError as error:  # its log or its lock
         sys.exit(f"gwprune: {error}")
 
@@ -175,6 +179,7 @@ def _working(
             if "CUDA_VISIBLE_DEVICES" in os.environ:
                 logger.info("CUDA_VISIBLE_DEVICES=%s", os.environ["CUDA_VISIBLE_DEVICES"])
             yield Job(run, int(seed), name, settings, state)
+            state.close()
             logger.info("done")
     except Interrupted as signal:
         logger.warning("stopped by %s; run again to go on from the last checkpoint", signal)
@@ -210,5 +215,6 @@ def from_snakemake(snakemake: Any, settings: dict | None = None) -> AbstractCont
         settings=params if settings is None else settings,
         inputs=list(snakemake.input),
         outputs=list(snakemake.output),
+        checkpoints=[params["checkpoint"]] if "checkpoint" in params else [],
         gpus=snakemake.resources.get("gpu", 0),
     )

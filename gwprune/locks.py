@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["gpu_slot", "locked", "slot_directory"]
+__all__ = ["gpu_slot", "is_held", "locked", "slot_directory"]
 
 logger = logging.getLogger("gwprune")
 
@@ -33,8 +33,11 @@ def _try_lock(path: Path, wait: bool) -> int | None:
         except BlockingIOError:
             os.close(descriptor)
             return None
-        except FileNotFoundError:
-            pass
+        except OSError as error:
+            # Removed meanwhile; over NFS the descriptor of a file that another host removed is stale.
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                os.close(descriptor)
+                raise
         except BaseException:
             os.close(descriptor)
             raise
@@ -81,6 +84,23 @@ def locked(path: str | os.PathLike, note: str) -> Iterator[str | None]:
         os.close(descriptor)
 
 
+def is_held(path: str | os.PathLike) -> bool:
+    """Whether a living process holds the lock file ``path``; true as well where that cannot be known."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text()
@@ -89,7 +109,7 @@ def _read(path: Path) -> str:
 
 
 def slot_directory() -> Path:
-    """Where the locks of this machine's GPU slots lie: one place for all of a user's workflows."""
+    """Where the locks of this machine's GPU slots lie: one place for all of a user's workflows with the same TMPDIR."""
     return Path(tempfile.gettempdir()) / f"gwprune-gpu-{os.getuid()}"
 
 
@@ -110,7 +130,7 @@ def gpu_slot(slots: Sequence[str], directory: Path | None = None) -> Iterator[st
     if not slots:
         raise ValueError("there is no GPU slot to take")
     directory = directory or slot_directory()
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     told = False
     while True:
         for slot in slots:

@@ -181,7 +181,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         ],
     ),
     "costs": (
-        "What the jobs before `aggregate` cost, from Snakemake's benchmark files; 0 where a job was too short to be"
+        "What the jobs before `collect` cost, from Snakemake's benchmark files; 0 where a job was too short to be"
         " sampled. Jobs that serve all runs have an empty run, seed -1.",
         [
             _RUN,
@@ -301,7 +301,11 @@ def combine(name: str, parts: Sequence[str | os.PathLike], path: str | os.PathLi
     """
     tables = [read_table(name, part) for part in parts]
     joined = pa.concat_tables(tables) if tables else table_schema(name).empty_table()
-    devices = {(table.schema.metadata or {}).get(b"gwprune.device", b"").decode() for table in tables} - {""}
+    devices = {
+        device
+        for table in tables
+        for device in (table.schema.metadata or {}).get(b"gwprune.device", b"").decode().split(", ")
+    } - {""}
     if devices:
         provenance = {**provenance, "device": ", ".join(sorted(devices))}
     return _write(name, joined.replace_schema_metadata(None), path, provenance)

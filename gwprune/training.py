@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .checkpoints import digest
+from .checkpoints import arithmetic, digest
 from .datasets import DeviceSplit
 from .evaluation import evaluate
 from .files import config_hash, save_tensors
@@ -129,6 +129,7 @@ def train(
                 "recipe": vars(recipe),
                 "seed": seed,
                 "names": prunable.names,
+                "arithmetic": arithmetic(train_split.device),
                 "data": digest(train_split.images, train_split.labels),
                 "start": digest(*model.state_dict().values()),
                 "mask": "" if mask is None else digest(mask),

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch.nn import functional
 from tqdm import tqdm
 
 from .. import datasets
 from ..artifacts import load_network, load_probe, save_probe
-from ..checkpoints import RecordedOperator, digest
+from ..checkpoints import RecordedOperator, arithmetic, digest
 from ..cones import Cones, ConeThreshold
 from ..curvature import CurvatureOperator, curvature_operator
 from ..datasets import DeviceSplit
@@ -59,8 +58,7 @@ def _recorded(
     belongs_to = {
         "operator": operator,
         "seed": job.seed,
-        "device": job.device,
-        "torch": torch.__version__,
+        "arithmetic": arithmetic(job.device),
         "samples": {key: settings[key] for key in ("samples", "batch_size", "memory_mb")},
         "network": digest(*load_network(network).state_dict().values()),
         "data": datasets.load(data).fingerprint,

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from .. import datasets
 from ..artifacts import load_network, load_ranking, save_ranking
-from ..checkpoints import digest
+from ..checkpoints import arithmetic, digest
 from ..datasets import DeviceSplit
 from ..evaluation import pruned
 from ..files import config_hash, read_json, write_json
@@ -151,6 +151,7 @@ def finetune(
             **job.key,
             "method": method,
             "recipe": dict(recipe),
+            "arithmetic": arithmetic(job.device),
             "network": digest(*dense.values()),
             "ranking": digest(known.ranks),
             "data": datasets.load(data).fingerprint,
@@ -193,7 +194,8 @@ def finetune(
                 job.interruption.check()
     rows = [row for sparsity in sparsities for row in done.rows(sparsity)]
     write_table("sweep", rows, path, job.provenance())
-    done.path.unlink(missing_ok=True)
+    for file in (under_way, done.path):
+        file.unlink(missing_ok=True)
 
 
 class _Finished:

@@ -147,9 +147,9 @@ def aggregate(
         benchmarks: of jobs that belong to no single run.
     """
     origin = job.provenance()
-    joined = {name: combine(name, files, out[name], origin) for name, files in runs.items()}
-    shared = cost_rows(benchmarks)
-    write_table("costs", [*joined["costs"].to_pylist(), *shared], out["costs"], table_provenance(joined["costs"]))
+    joined = {name: combine(name, files, out[name], origin) for name, files in runs.items() if name != "costs"}
+    costs = [row for file in runs["costs"] for row in read_table("costs", file).to_pylist()]
+    write_table("costs", [*costs, *cost_rows(benchmarks)], out["costs"], table_provenance(joined["sweep"]))
     thresholds = joined["thresholds"]
     with atomic_path(csv_file) as temporary, open(temporary, "w", newline="") as stream:
         writer = csv.DictWriter(stream, thresholds.schema.names)

@@ -82,3 +82,12 @@ def test_other_threads_leave_signals_alone():
 
 def test_no_handler_of_errors_swallows_an_interruption():
     assert not issubclass(Interrupted, Exception)
+
+
+def test_after_the_work_is_done_no_signal_ends_it():
+    with Interruption().handled() as state:
+        state.close()
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        finished = True
+    assert finished

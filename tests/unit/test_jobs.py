@@ -273,8 +273,12 @@ def test_leftovers_of_a_killed_attempt_are_removed(tmp_path):
     left = tmp_path / ".network.pt.x1y2.part"
     left.write_text("half")
     other.write_text("of another job")
-    with job(tmp_path / "a.log", outputs=[str(output)]):
-        assert not left.exists()
+    training, rows = tmp_path / ".a_train.pt.q.part", tmp_path / ".a_600000.json.q.part"
+    for part in (training, rows):
+        part.write_text("half")
+    checkpoints = [str(tmp_path / "a_train.pt"), str(tmp_path / "a_600000")]
+    with job(tmp_path / "a.log", outputs=[str(output)], checkpoints=checkpoints):
+        assert not any(part.exists() for part in (left, training, rows))
     assert other.exists()
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import signal
 import socket
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from gwprune import launch
+from gwprune.launch import Launch, gpu_slots, without
 
 HERE = socket.gethostname()
 UUID = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -34,7 +33,7 @@ UUID = "0f8fad5b-d9cb-469f-a165-70867728950e"
     ],
 )
 def test_slots_are_those_that_the_environment_names(environment, slots):
-    assert launch.gpu_slots(environment) == slots
+    assert gpu_slots(environment) == slots
 
 
 def program(directory: Path, name: str, text: str) -> None:
@@ -54,9 +53,14 @@ def programs(tmp_path, monkeypatch) -> Path:
 
 def test_without_the_environment_slots_are_those_of_the_driver(programs):
     program(programs, "nvidia-smi", "echo 0; echo 1; echo 2\n")
-    assert launch.gpu_slots({}) == ["0", "1", "2"]
+    assert gpu_slots({}) == ["0", "1", "2"]
     program(programs, "nvidia-smi", "echo no driver; exit 9\n")
-    assert launch.gpu_slots({}) == []
+    assert gpu_slots({}) == []
+
+
+def test_one_resource_is_taken_out_of_all_rules():
+    asked = {"train": {"gpu_model": "a100", "mem_mb": 1}, "sweep": {"qos": "long"}}
+    assert without(asked, "gpu_model") == {"train": {"mem_mb": 1}, "sweep": {"qos": "long"}}
 
 
 # --- a run that was killed ----------------------------------------------------------------------------------
@@ -64,132 +68,194 @@ def test_without_the_environment_slots_are_those_of_the_driver(programs):
 
 @pytest.fixture
 def directory(tmp_path) -> Path:
-    """Like Snakemake's own: `.snakemake` with a lock."""
+    """Like Snakemake's own: `.snakemake` with the lock of some run."""
     found = tmp_path / "work/.snakemake"
     (found / "locks").mkdir(parents=True)
-    (found / "locks/0.output.lock").write_text("results/a\n")
     return found
 
 
-def claimed_by_a_process_that(directory: Path, lives: bool) -> subprocess.Popen:
-    code = f"""
-import time
+def lock(directory: Path, number: int) -> Path:
+    path = directory / f"locks/{number}.output.lock"
+    path.write_text("results/a\n")
+    return path
+
+
+SNAKEMAKE = """
+import sys, time
 from pathlib import Path
-from gwprune import launch
-launch.claim(Path({str(directory)!r}), "local")
-print("claimed", flush=True)
-time.sleep(600)
+from gwprune.launch import Launch
+directory, begun, run, *locks = sys.argv[1:]
+launch = Launch(Path(directory))
+launch.begin()
+for path in locks:
+    Path(path).write_text("x")
+if begun == "begun":
+    launch.started(locks, run)
+print("here", flush=True)
+sys.stdin.readline()
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    process.stdout.readline()
-    if not lives:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    return process
 
 
-def owner(directory: Path, **values) -> None:
-    path = directory / "gwprune-owner.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+@pytest.fixture
+def snakemake(directory):
+    """A function that starts a process with a note and locks, and kills it if it shall not live."""
+    processes = []
 
+    def start(*locks: int, lives: bool, begun: bool = True, run: str = "") -> subprocess.Popen:
+        paths = [str(directory / f"locks/{number}.output.lock") for number in locks]
+        process = subprocess.Popen(
+            [sys.executable, "-c", SNAKEMAKE, str(directory), "begun" if begun else "", run, *paths],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        assert process.stdout.readline() == "here\n"
+        if not lives:
+            process.kill()
+            process.wait()
+        return process
 
-def locks(directory: Path) -> list[str]:
-    return [path.name for path in (directory / "locks").iterdir()]
-
-
-def test_the_lock_of_a_killed_run_is_removed(directory, capsys):
-    process = claimed_by_a_process_that(directory, lives=False)
-    launch.take_over(directory)
-    assert locks(directory) == []
-    assert f"process {process.pid} on {HERE} ended without finishing; its lock is removed" in capsys.readouterr().err
-    launch.take_over(directory)
-    assert capsys.readouterr().err == ""
-
-
-def test_the_lock_of_a_living_run_stays(directory):
-    process = claimed_by_a_process_that(directory, lives=True)
-    try:
-        launch.take_over(directory)
-        assert locks(directory) == ["0.output.lock"]
-    finally:
+    yield start
+    for process in processes:
         process.kill()
         process.wait()
 
 
-def test_a_process_number_that_was_given_anew_is_another_process(directory):
-    claimed_by_a_process_that(directory, lives=False)
-    owner(directory, pid=os.getpid())
-    launch.take_over(directory)
-    assert locks(directory) == []
+def locks(directory: Path) -> set[int]:
+    return {int(path.name.partition(".")[0]) for path in (directory / "locks").iterdir()}
 
 
-def test_after_a_reboot_no_process_lives(directory):
-    launch.claim(directory, "local")
-    owner(directory, boot="another")
-    launch.take_over(directory)
-    assert locks(directory) == []
+def launched(directory: Path) -> Launch:
+    launch = Launch(directory)
+    launch.begin()
+    return launch
 
 
-def test_the_lock_of_another_host_stays_and_is_explained(directory, capsys):
-    claimed_by_a_process_that(directory, lives=False)
-    owner(directory, host="login2")
-    launch.take_over(directory)
-    assert locks(directory) == ["0.output.lock"]
-    assert "on login2 has started this workflow. If it does not live any more: snakemake --unlock" in (
-        capsys.readouterr().err
-    )
+def test_the_lock_of_a_killed_run_is_removed_and_said_once(directory, snakemake, capsys):
+    process = snakemake(0, 1, lives=False)
+    launch = launched(directory)
+    assert locks(directory) == set()
+    assert f"process {process.pid} on {HERE} ended without finishing; its lock is removed" in capsys.readouterr().err
+    launch.started([], "")
+    launch.end()
+    launched(directory).end()
+    assert capsys.readouterr().err == ""
+    assert not list((directory / "gwprune-runs").iterdir())
 
 
-def test_a_lock_that_came_after_the_note_is_another_runs(directory):
-    claimed_by_a_process_that(directory, lives=False)
-    later = time.time() + 5
-    os.utime(directory / "locks/0.output.lock", (later, later))
-    launch.take_over(directory)
-    assert locks(directory) == ["0.output.lock"]
+def test_the_lock_of_a_living_run_stays_beside_that_of_a_dead_one(directory, snakemake):
+    snakemake(0, lives=True)
+    snakemake(1, lives=False)
+    launched(directory).end()
+    assert locks(directory) == {0}
+
+
+def test_a_run_that_was_killed_before_it_could_tell_its_locks_is_unlocked_too(directory, snakemake):
+    snakemake(0, lives=False, begun=False)
+    launched(directory).end()
+    assert locks(directory) == set()
+
+
+def test_locks_that_may_be_of_another_run_stay(directory, snakemake):
+    snakemake(0, lives=True)
+    snakemake(1, lives=False, begun=False)
+    launched(directory).end()
+    assert locks(directory) == {0, 1}
+
+
+def test_locks_from_before_a_run_that_told_nothing_stay(directory, snakemake):
+    old = lock(directory, 7)
+    os.utime(old, (1, 1))
+    snakemake(0, lives=False, begun=False)
+    launched(directory).end()
+    assert locks(directory) == {7}
+
+
+def test_without_a_note_nothing_is_removed(directory):
+    lock(directory, 0)
+    launched(directory).end()
+    assert locks(directory) == {0}
+
+
+def test_a_plan_leaves_the_note_so_that_a_later_start_can_cancel_jobs(directory, snakemake):
+    snakemake(0, lives=False)
+    launched(directory).end()
+    assert len(list((directory / "gwprune-runs").glob("*.json"))) == 1
+
+
+def test_the_lock_of_another_host_stays_and_is_explained(directory, snakemake, capsys):
+    process = snakemake(0, lives=False)
+    (path,) = (directory / "gwprune-runs").glob("*.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "host": "login2"}))
+    launched(directory).end()
+    assert locks(directory) == {0}
+    said = capsys.readouterr().err
+    assert f"process {process.pid} on login2 has started this workflow. If it does not live any more" in said
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"host": 1'])
-def test_a_damaged_note_is_removed_and_the_lock_stays(directory, content):
-    (directory / "gwprune-owner.json").write_text(content)
-    launch.take_over(directory)
-    assert locks(directory) == ["0.output.lock"]
-    assert not (directory / "gwprune-owner.json").exists()
+def test_a_damaged_note_frees_no_lock(directory, content):
+    lock(directory, 0)
+    (directory / "gwprune-runs").mkdir()
+    (directory / "gwprune-runs/x.json").write_text(content)
+    launched(directory).end()
+    assert locks(directory) == {0}
 
 
-def test_a_run_that_ended_by_itself_leaves_nothing_to_take_over(directory, capsys):
-    launch.claim(directory, "local")
-    launch.release(directory)
-    launch.release(directory)
-    launch.take_over(directory)
-    assert locks(directory) == ["0.output.lock"]
-    assert capsys.readouterr().err == ""
+def test_a_directory_that_cannot_be_written_ends_nothing(directory, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EROFS, "read-only")
+
+    monkeypatch.setattr("gwprune.launch.write_json", refuse)
+    launch = launched(directory)
+    launch.end()
 
 
 # --- its SLURM jobs -----------------------------------------------------------------------------------------
 
 
-def test_orphans_are_the_jobs_that_snakemake_submitted_from_this_directory(programs, directory):
-    here = directory.parent.resolve()
-    lines = [f"11|gwprune_{UUID}|{here}", f"12|{UUID}|{here}", f"13|{UUID}|{here}/other", f"14|my-job|{here}"]
-    program(programs, "squeue", "".join(f"echo '{line}'\n" for line in lines))
-    assert launch.orphans(directory.parent) == ["11", "12"]
+@pytest.fixture
+def queue(programs) -> Path:
+    """A queue of `ID NAME` lines behind programs that look like SLURM's."""
+    path = programs / "queue"
+    wanted = 'name=$(echo "$*" | sed "s/.*--name=//;s/ .*//")\n'
+    program(programs, "squeue", f"{wanted}grep \" $name$\" {path} | cut -d' ' -f1; true\n")
+    program(programs, "scancel", f'for id in "$@"; do echo $id >> {path}.cancelled; sed -i "/^$id /d" {path}; done\n')
+    return path
 
 
-def test_the_slurm_jobs_of_a_killed_run_are_cancelled_and_waited_for(programs, directory, capsys):
-    queue = programs / "queue"
-    queue.write_text(f"11|gwprune_{UUID}|{directory.parent.resolve()}\n")
-    program(programs, "squeue", f"cat {queue}\n")
-    program(programs, "scancel", f'echo "$@" > {programs}/cancelled; : > {queue}\n')
-    claimed_by_a_process_that(directory, lives=False)
-    owner(directory, executor="slurm")
-    launch.take_over(directory)
-    assert (programs / "cancelled").read_text().split() == ["11"]
-    assert "its 1 SLURM job(s) are cancelled: 11" in capsys.readouterr().err
+def test_slurm_jobs_of_a_killed_run_are_cancelled_when_jobs_are_about_to_run(directory, snakemake, queue, capsys):
+    queue.write_text(f"11 gwprune_{UUID}\n12 gwprune_{UUID}\n13 another-run\n")
+    snakemake(0, lives=True, run="another-run")
+    process = snakemake(1, lives=False, run=f"gwprune_{UUID}")
+    launch = launched(directory)
+    assert not queue.with_name("queue.cancelled").exists()
+    launch.started([], "new-run")
+    launch.end()
+    assert queue.with_name("queue.cancelled").read_text().split() == ["11", "12"]
+    assert queue.read_text() == "13 another-run\n"
+    said = capsys.readouterr().err
+    assert f"2 SLURM job(s) of process {process.pid} on {HERE}, which was killed, are cancelled: 11, 12" in said
 
 
-def test_a_queue_that_cannot_be_asked_is_named(programs, directory, capsys):
+def test_jobs_that_cannot_be_cancelled_are_named(directory, snakemake, queue, programs, capsys):
+    queue.write_text(f"11 {UUID}\n")
+    program(programs, "scancel", "echo 'access denied' >&2; exit 1\n")
+    snakemake(1, lives=False, run=UUID)
+    launch = launched(directory)
+    launch.started([], "")
+    launch.end()
+    assert "SLURM jobs 11 of process" in (said := capsys.readouterr().err)
+    assert "could not be cancelled: access denied" in said
+
+
+def test_a_queue_that_cannot_be_asked_is_named(directory, snakemake, programs, capsys):
     program(programs, "squeue", "echo 'no controller' >&2; exit 1\n")
-    assert launch.orphans(directory.parent) == []
-    error = capsys.readouterr().err
-    assert "squeue failed" in error
-    assert "no controller" in error
+    snakemake(1, lives=False, run=UUID)
+    launch = launched(directory)
+    launch.started([], "")
+    launch.end()
+    said = capsys.readouterr().err
+    assert "squeue failed" in said
+    assert "no controller" in said

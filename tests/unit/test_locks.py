@@ -13,7 +13,7 @@ import time
 import pytest
 
 from gwprune import locks
-from gwprune.locks import gpu_slot, locked
+from gwprune.locks import gpu_slot, is_held, locked
 
 HOLDER = """
 import sys, time
@@ -65,6 +65,33 @@ def test_a_killed_holder_frees_the_lock(tmp_path):
     assert path.exists()
     with locked(path, "second") as before:
         assert before is None
+
+
+def test_whether_a_lock_is_held_is_known_without_taking_it(tmp_path):
+    path = tmp_path / "a.lock"
+    assert not is_held(path)
+    process = holder("lock", path, tmp_path / "never")
+    assert is_held(path)
+    assert is_held(path)
+    process.kill()
+    process.wait()
+    assert not is_held(path)
+    assert path.exists()
+
+
+def test_a_lock_file_that_another_host_removed_is_made_anew(tmp_path, monkeypatch):
+    flock, calls = fcntl.flock, []
+
+    def stale_once(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", stale_once)
+    with locked(tmp_path / "a.lock", "x") as before:
+        assert before is None
+    assert len(calls) == 2
 
 
 def test_of_many_processes_one_at_a_time_holds_the_lock(tmp_path):

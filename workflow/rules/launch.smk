@@ -2,37 +2,29 @@
 import os
 from pathlib import Path
 
-from gwprune import launch
 from gwprune.jobs import SLOTS_VARIABLE
-
-SNAKEMAKE_DIRECTORY = Path(".snakemake").resolve()
+from gwprune.launch import Launch, gpu_slots, without
 
 if not GPU:
     # A profile names the model of GPU jobs; here there are none, and the model alone would ask for a GPU.
     asked = workflow.resource_settings.overwrite_resources
-    workflow.resource_settings.overwrite_resources = launch.without(asked, "gpu_model")
+    workflow.resource_settings.overwrite_resources = without(asked, "gpu_model")
 
 if workflow.is_main_process:
-    launch.take_over(SNAKEMAKE_DIRECTORY)
+    LAUNCH = Launch(Path(".snakemake").resolve())
+    LAUNCH.begin()
     # Jobs on a cluster get their GPUs from its scheduler.
-    slots = launch.gpu_slots() if GPU and workflow.nodes is None else []
+    SLOTS = gpu_slots() if GPU else []
     os.environ.pop(SLOTS_VARIABLE, None)
-    if slots:
-        os.environ[SLOTS_VARIABLE] = ",".join(slots)
-        if "gpu" not in workflow.global_resources:
-            workflow.register_resource("gpu", len(slots))
+    if SLOTS and workflow.nodes is None and "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", len(SLOTS))
 
 
 onstart:
     if workflow.is_main_process:
-        launch.claim(SNAKEMAKE_DIRECTORY, workflow.executor_plugin.name)
-
-
-onsuccess:
-    if workflow.is_main_process:
-        launch.release(SNAKEMAKE_DIRECTORY)
-
-
-onerror:
-    if workflow.is_main_process:
-        launch.release(SNAKEMAKE_DIRECTORY)
+        # Neither is part of Snakemake's public interface; without them a lock and jobs that are left stay for the user.
+        locks = getattr(workflow.persistence, "_lockfile", {}).values()
+        executor = getattr(workflow.scheduler, "_executor", None)
+        LAUNCH.started(locks, "" if workflow.local_exec else getattr(executor, "run_uuid", ""))
+        if SLOTS and workflow.local_exec:
+            os.environ[SLOTS_VARIABLE] = ",".join(SLOTS)
