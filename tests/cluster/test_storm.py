@@ -26,9 +26,9 @@ CONFIG = {
     "fine_tuning": {"epochs": 80, "sparsities": [0.6, 0.7, 0.8, 0.9], "chunk": 2},
 }
 KILLS = {
-    "SIGKILL of a job's process": 5,
-    "SIGTERM of a job's process": 5,
-    "scancel": 4,
+    "SIGKILL of a job's process": 4,
+    "SIGTERM of a job's process": 4,
+    "scancel": 3,
     "scontrol requeue": 2,
     "failure of the node": 1,
     "restart of slurmd": 2,
@@ -114,7 +114,7 @@ class Storm:
     def rage(self, kinds: list[str], end: float) -> None:
         """All kills in turn, each after a random pause."""
         for number, kind in enumerate(kinds):
-            time.sleep(self.random.uniform(0.5, 5))
+            time.sleep(self.random.uniform(0.5, 4))
             while not self.strike(kind, number / len(kinds)):
                 assert time.monotonic() < end, self.report()
                 if self.run.ended:

@@ -618,8 +618,8 @@ def test_failed_save_leaves_the_old_file(saved, monkeypatch):
     data, path = saved
     before = path.read_bytes()
 
-    def full(content, file):
-        Path(file).write_bytes(b"part")
+    def full(content, stream):
+        stream.write(b"part")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
