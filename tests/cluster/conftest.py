@@ -23,7 +23,7 @@ from tests.cluster.node import INSTALL, JobRecord, SlurmNode, missing_programs
 
 ROOT = Path(__file__).resolve().parents[2]
 LITERAL = ("snakemake", "--profile", "slurm")
-# A little more than a short job takes on a busy machine. Each look in vain makes the plugin wait 10 s longer for the next.
+# A little more than a short job takes on a busy machine. Each look in vain makes the plugin wait 10 s longer.
 POLL = ("--slurm-init-seconds-before-status-checks", "12")
 # Columns that no two runs share.
 TIMINGS = {"training": ["seconds"], "costs": ["seconds", "max_rss_mb", "cpu_seconds"]}
