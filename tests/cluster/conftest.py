@@ -18,15 +18,13 @@ import psutil
 import pytest
 import yaml
 
-from gwprune.tables import TABLES, read_table
 from tests.cluster.node import INSTALL, JobRecord, SlurmNode, missing_programs
+from tests.workflow.conftest import result_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 LITERAL = ("snakemake", "--profile", "slurm")
 # A little more than a short job takes on a busy machine. Each look in vain makes the plugin wait 10 s longer.
 POLL = ("--slurm-init-seconds-before-status-checks", "12")
-# Columns that no two runs share.
-TIMINGS = {"training": ["seconds"], "costs": ["seconds", "max_rss_mb", "cpu_seconds"]}
 
 
 @dataclass(frozen=True)
@@ -150,12 +148,7 @@ class Clone:
         )
 
     def tables(self) -> dict:
-        """All result tables, without the columns of times and memory."""
-        found = {}
-        for name in TABLES:
-            table = read_table(name, self.directory / f"results/tables/{name}.parquet")
-            found[name] = table.drop_columns(TIMINGS.get(name, []))
-        return found
+        return result_tables(self.directory)
 
     def locks(self) -> list[Path]:
         return list(self.directory.glob(".snakemake/locks/*"))

@@ -32,6 +32,12 @@ TINY = {
 }
 
 
+def result_tables(directory: Path) -> dict:
+    """All tables of a run in ``directory``, without the columns that hold times and memory."""
+    found = {name: read_table(name, directory / f"results/tables/{name}.parquet") for name in TABLES}
+    return {name: table.drop_columns(TIMINGS.get(name, [])) for name, table in found.items()}
+
+
 class Workflow:
     """Snakemake on one configuration in one directory."""
 
@@ -59,9 +65,7 @@ class Workflow:
         )
 
     def tables(self) -> dict:
-        """All tables, without the columns that hold times."""
-        found = {name: read_table(name, self.directory / f"results/tables/{name}.parquet") for name in TABLES}
-        return {name: table.drop_columns(TIMINGS.get(name, [])) for name, table in found.items()}
+        return result_tables(self.directory)
 
     def plan(self, config: dict, *arguments: str) -> dict[str, int]:
         """Rule -> number of jobs that a dry run would do."""
