@@ -14,17 +14,18 @@ from .datasets import DeviceSplit
 from .parameters import PrunableSet
 from .pruning import Ranking
 
-__all__ = ["Evaluation", "batch_losses", "evaluate", "l1_norm", "pruned"]
+__all__ = ["Evaluation", "batch_losses", "eval_mode", "evaluate", "l1_norm", "pruned"]
 
 _BATCH = 2048
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean data loss (nats) and top-1 accuracy (percent) on one split."""
+    """Mean data loss (nats), top-1 and top-5 accuracy (percent) on one split."""
 
     loss: float
     accuracy: float
+    top5_accuracy: float
 
 
 @contextmanager
@@ -43,13 +44,14 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 def evaluate(model: nn.Module, split: DeviceSplit, batch_size: int = _BATCH) -> Evaluation:
     """Mean cross-entropy and accuracy of ``model`` on ``split``, in eval mode, summed in float64."""
     loss = torch.zeros((), dtype=torch.float64, device=split.device if split.device.type != "mps" else "cpu")
-    correct = torch.zeros((), dtype=torch.int64, device=split.device)
+    first, five = torch.zeros((2,), dtype=torch.int64, device=split.device)
     with eval_mode(model):
         for inputs, labels in split.batches(batch_size):
             output = model(inputs)
             loss += functional.cross_entropy(output, labels, reduction="sum").double()
-            correct += (output.argmax(1) == labels).sum()
-    return Evaluation(float(loss) / len(split), 100.0 * int(correct) / len(split))
+            first += (output.argmax(1) == labels).sum()
+            five += ((~(output <= output.gather(1, labels[:, None]))).sum(1) < 5).sum()  # NaN is never among them
+    return Evaluation(float(loss) / len(split), *(100.0 * int(count) / len(split) for count in (first, five)))
 
 
 @torch.no_grad()

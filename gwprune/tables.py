@@ -46,7 +46,12 @@ _OPERATOR = _key("operator", pa.string(), "`hessian` or `ggn` (generalised Gauss
 _EPSILON_RULE = _key("epsilon_rule", pa.string(), "`batch_std`, `relative:x` or `absolute:x`")
 _PREDICTOR = _key("predictor", pa.string(), "`width`, `quadratic`, `trace_bound` or `statistical_dimension`")
 _METHOD = _key("method", pa.string(), "pruning method that ranked the weights")
-_STAGE = _key("stage", pa.string(), "`one_shot` (pruned, not trained again) or `fine_tuned`")
+_STAGE = _key(
+    "stage",
+    pa.string(),
+    "`one_shot` (the dense network, pruned), `fine_tuned` (and trained on) or `trained` (trained while sparse: pruned"
+    " at initialisation, step by step, or on a mask taken from elsewhere)",
+)
 _CRITERION = _key("criterion", pa.string(), "`loss_tolerance`, `objective_tolerance` or `accuracy_drop:x`")
 _SPARSITY = _key("sparsity", pa.float64(), "fraction of the D prunable weights that are zero")
 
@@ -105,8 +110,8 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         ],
     ),
     "sweep": (
-        "Every evaluated network, pruned once (`one_shot`) or pruned and fine-tuned (`fine_tuned`). Test rows are"
-        " reported, never used to choose anything.",
+        "Every evaluated network: pruned once (`one_shot`), pruned and fine-tuned (`fine_tuned`), or trained while"
+        " sparse (`trained`). Test rows are reported, never used to choose anything.",
         [
             _RUN,
             _SEED,
@@ -115,10 +120,14 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             _SPARSITY,
             _key("split", pa.string(), "`train`, `val` or `test`"),
             _count("nonzeros", "prunable weights left"),
-            _number("pruned_norm", "R(s), Euclidean norm of the removed vector"),
+            _count("empty_layers", "prunable tensors (layers) without a single weight left"),
+            _count("multiply_adds", "multiply-adds of the weights left, for one image"),
+            _number("epochs", "training epochs spent on this network from its initialisation on, all stages together"),
+            _number("pruned_norm", "norm of the weights as they were when they were removed; `one_shot`: R(s)"),
             _number("loss", "mean data loss", "nats"),
             _number("objective", "data loss plus l1 times the sum of |w| over the prunable weights", "nats"),
             _number("accuracy", "top-1 accuracy", "percent"),
+            _number("top5_accuracy", "the class is among the five largest outputs", "percent"),
         ],
     ),
     "predictions": (

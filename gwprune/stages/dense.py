@@ -35,12 +35,13 @@ def prepare_data(path: str, *, dataset: Mapping[str, Any], data_dir: str) -> Non
 
 
 def measure(model: nn.Module, prunable: PrunableSet, split: DeviceSplit, l1: float) -> dict[str, float]:
-    """loss, objective (loss plus l1 term) and accuracy of a network on a split."""
+    """loss, objective (loss plus l1 term) and accuracies of a network on a split."""
     result = evaluate(model, split)
     return {
         "loss": result.loss,
         "objective": result.loss + l1 * l1_norm(prunable),
         "accuracy": result.accuracy,
+        "top5_accuracy": result.top5_accuracy,
     }
 
 

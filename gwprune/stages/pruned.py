@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
 from tqdm import tqdm
 
 from .. import datasets
@@ -18,17 +17,15 @@ from ..evaluation import pruned
 from ..files import config_hash, read_json, write_json
 from ..jobs import Job
 from ..parameters import PrunableSet
-from ..pruning import Ranking, rank, removed_count
+from ..pruning import rank, removed_count
 from ..tables import write_table
 from ..thresholds import criteria_of, empirical_threshold, refine
 from ..training import EpochRecord, Recipe, train
-from .dense import measure
+from .laboratory import Laboratory
 
 __all__ = ["finetune", "rank_weights", "sweep"]
 
 logger = logging.getLogger("gwprune")
-
-SPLITS = ("train", "val", "test")
 
 
 def rank_weights(
@@ -51,30 +48,6 @@ def rank_weights(
     save_ranking(path, ranking, method, prunable.signature)
 
 
-def _rows(
-    job: Job, method: str, stage: str, ranking: Ranking, norms: Any, sparsity: float, values: Mapping[str, Mapping]
-) -> list[dict[str, Any]]:
-    count = removed_count(sparsity, ranking.dimension)
-    common = {
-        **job.key,
-        "method": method,
-        "stage": stage,
-        "sparsity": sparsity,
-        "nonzeros": ranking.dimension - count,
-        "pruned_norm": float(norms[count]),
-    }
-    return [{**common, "split": split, **values[split]} for split in SPLITS]
-
-
-def _loaded(job: Job, data: str, network: str, ranking: str, method: str):
-    model = load_network(network, job.device)
-    prunable = PrunableSet(model)
-    images = datasets.load(data)
-    splits = {name: DeviceSplit.from_data(images, name, job.device) for name in SPLITS}
-    known = load_ranking(ranking, prunable.dimension, prunable.signature, method)
-    return model, prunable, splits, known, known.pruned_norms(prunable.flatten())
-
-
 def sweep(
     job: Job,
     data: str,
@@ -85,22 +58,29 @@ def sweep(
     *,
     method: str,
     l1: float,
+    epochs: int,
     sparsities: Sequence[float],
     resolution: float,
     epsilon_rules: Sequence[str],
     accuracy_drops: Sequence[float],
 ) -> None:
-    """One-shot sweep: the asked sparsities, then bisection of every criterion's bracket down to ``resolution``."""
-    model, prunable, splits, known, norms = _loaded(job, data, network, ranking, method)
+    """One-shot sweep: the asked sparsities, then bisection of every criterion's bracket down to ``resolution``.
+
+    Args:
+        epochs: of dense training, for the rows.
+    """
+    bench = Laboratory(job, data, network)
+    known = load_ranking(ranking, bench.prunable.dimension, bench.prunable.signature, method)
+    norms = known.pruned_norms(bench.prunable.flatten())
     wanted = criteria_of(dense, epsilon_rules, accuracy_drops)
     grid: dict[float, dict[str, dict[str, float]]] = {}
     with tqdm(unit="network", disable=None) as bar:
 
         def values(sparsity: float) -> dict[str, dict[str, float]]:
-            with pruned(prunable, known, [removed_count(sparsity, known.dimension)]) as counts:
+            with pruned(bench.prunable, known, [removed_count(sparsity, known.dimension)]) as counts:
                 next(counts)
                 bar.update()
-                return {name: measure(model, prunable, split, l1) for name, split in splits.items()}
+                return bench.values(l1)
 
         for sparsity in sorted({0.0, *sparsities}):
             grid[sparsity] = values(sparsity)
@@ -112,16 +92,12 @@ def sweep(
                 refine(grid, criterion, values, resolution, max(sparsities))
         for criterion in wanted:
             logger.info("%s %s: %s", criterion.name, criterion.epsilon_rule, empirical_threshold(grid, criterion))
-    rows = [
-        row for sparsity, found in grid.items() for row in _rows(job, method, "one_shot", known, norms, sparsity, found)
-    ]
+    rows = []
+    for sparsity, found in grid.items():
+        count = removed_count(sparsity, known.dimension)
+        kept, norm = known.kept(count), norms[count]
+        rows += bench.rows(method, "one_shot", sparsity, kept, pruned_norm=norm, epochs=epochs, values=found)
     write_table("sweep", rows, path, job.provenance())
-
-
-def _prune(model: nn.Module, prunable: PrunableSet, ranking: Ranking, sparsity: float):
-    mask = ranking.mask(sparsity).to(prunable.parameters[0].device)
-    prunable.assign(prunable.flatten() * mask)
-    return mask
 
 
 def finetune(
@@ -134,15 +110,20 @@ def finetune(
     method: str,
     sparsities: Sequence[float],
     recipe: Mapping[str, Any],
+    epochs: int,
     checkpoint: str,
 ) -> None:
     """Prune to each sparsity, train on with the mask held, and evaluate.
 
     Args:
+        epochs: of dense training, for the rows.
         checkpoint: start of the names of the checkpoints: rows of the sparsities that are done, and the training of
             the one that is under way.
     """
-    model, prunable, splits, known, norms = _loaded(job, data, network, ranking, method)
+    bench = Laboratory(job, data, network)
+    model, prunable = bench.model, bench.prunable
+    known = load_ranking(ranking, prunable.dimension, prunable.signature, method)
+    norms = known.pruned_norms(prunable.flatten())
     dense = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     plan = Recipe(**recipe)
     done = _Finished(
@@ -151,10 +132,11 @@ def finetune(
             **job.key,
             "method": method,
             "recipe": dict(recipe),
+            "epochs": epochs,
             "arithmetic": arithmetic(job.device),
             "network": digest(*dense.values()),
             "ranking": digest(known.ranks),
-            "data": datasets.load(data, verify=False).fingerprint,  # _loaded has verified it
+            "data": bench.fingerprint,
         },
     )
     under_way = Path(f"{checkpoint}.pt")
@@ -171,24 +153,34 @@ def finetune(
                 logger.info("sparsity %g was done before", sparsity)
                 continue
             model.load_state_dict(dense)
-            mask = _prune(model, prunable, known, sparsity)
+            kept = known.mask(sparsity).to(job.device)
+            prunable.assign(prunable.flatten() * kept)
             logger.info("sparsity %g", sparsity)
             with job.interruption.deferred():
                 train(
                     model,
-                    splits["train"],
-                    splits["val"],
+                    bench.splits["train"],
+                    bench.splits["val"],
                     plan,
                     job.seed,
-                    mask=mask,
+                    mask=kept,
                     checkpoint=under_way,
                     progress=progress,
                 )
+            count = removed_count(sparsity, known.dimension)
             zeros = int((prunable.flatten() == 0).sum())
-            if zeros < removed_count(sparsity, known.dimension):
+            if zeros < count:
                 raise AssertionError(f"only {zeros} weights are zero after fine-tuning at sparsity {sparsity}")
-            values = {name: measure(model, prunable, split, plan.l1) for name, split in splits.items()}
-            done.add(sparsity, _rows(job, method, "fine_tuned", known, norms, sparsity, values))
+            rows = bench.rows(
+                method,
+                "fine_tuned",
+                sparsity,
+                kept,
+                pruned_norm=norms[count],
+                epochs=epochs + plan.epochs,
+                values=bench.values(plan.l1),
+            )
+            done.add(sparsity, rows)
             under_way.unlink(missing_ok=True)
             if sparsity != sparsities[-1]:
                 job.interruption.check()

@@ -35,13 +35,14 @@ def model() -> nn.Module:
 def direct(model: nn.Module, data: DeviceSplit) -> Evaluation:
     """Loss and accuracy in float64, sample by sample."""
     twin = nn.Sequential(*(nn.Identity() if isinstance(part, nn.Dropout) else part for part in model)).eval()
-    losses, right = [], 0
+    losses, right, five = [], 0, 0
     with torch.no_grad():
         for image, label in zip(data.inputs(), data.labels, strict=True):
             output = twin(image[None])[0].double()
             losses.append(float(torch.logsumexp(output, 0) - output[label]))
             right += int(output.argmax() == label)
-    return Evaluation(float(np.mean(losses)), 100 * right / len(losses))
+            five += int(label in output.argsort(descending=True)[:5])
+    return Evaluation(float(np.mean(losses)), 100 * right / len(losses), 100 * five / len(losses))
 
 
 # --- loss and accuracy --------------------------------------------------------------------------------------

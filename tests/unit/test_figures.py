@@ -91,7 +91,8 @@ def _sweep(run, seed, rng):
                     loss = 0.13 + 0.15 * (split != "train") + min(rise, 2.2)
                     yield {
                         "run": run, "seed": seed, "method": method, "stage": stage, "split": split,
-                        "sparsity": float(from_axis(position)), "nonzeros": 10, "pruned_norm": 1.0,
+                        "sparsity": float(from_axis(position)), "nonzeros": 10, "empty_layers": 0,
+                        "multiply_adds": 10, "epochs": 1.0, "pruned_norm": 1.0, "top5_accuracy": 100.0,
                         "loss": loss, "objective": loss + 0.1, "accuracy": max(90 - 37 * rise, 10),
                     }  # fmt: skip
 

@@ -28,7 +28,7 @@ COLUMNS = {
     ),
     "sweep": (
         "run seed method stage sparsity split",
-        "nonzeros pruned_norm loss objective accuracy",
+        "nonzeros empty_layers multiply_adds epochs pruned_norm loss objective accuracy top5_accuracy",
     ),
     "predictions": (
         "run seed predictor operator epsilon_rule",
@@ -48,7 +48,7 @@ COLUMNS = {
     ),
 }
 STRINGS = ["run", "operator", "rule", "epsilon_rule", "method", "stage", "split", "predictor", "criterion", "job"]
-INTEGERS = ["seed", "epoch", "probe", "nonzeros", "dimension", "steps", "probes"]
+INTEGERS = ["seed", "epoch", "probe", "nonzeros", "empty_layers", "multiply_adds", "dimension", "steps", "probes"]
 
 PROVENANCE = {"gwprune": "0.1", "device": "cpu"}
 

@@ -19,6 +19,7 @@ rule finetune:
     params:
         sparsities=chunk_of,
         recipe=lambda wildcards: settings(wildcards).fine_tuning(),
+        epochs=lambda wildcards: settings(wildcards).experiment.training.epochs,
         checkpoint=f"{CHECKPOINTS}/{{run}}_seed{{seed}}_{{method}}_{{chunk}}",
         device=CONFIG.device,
     script:

@@ -43,6 +43,7 @@ rule sweep:
         gpu=GPU,
     params:
         l1=lambda wildcards: settings(wildcards).l1,
+        epochs=lambda wildcards: settings(wildcards).experiment.training.epochs,
         pruning=lambda wildcards: settings(wildcards).section("pruning", "sparsities", "resolution"),
         epsilon_rules=epsilon_rules,
         accuracy_drops=accuracy_drops,

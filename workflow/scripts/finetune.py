@@ -11,5 +11,6 @@ with from_snakemake(snakemake) as job:
         method=snakemake.wildcards.method,
         sparsities=snakemake.params.sparsities,
         recipe=snakemake.params.recipe,
+        epochs=snakemake.params.epochs,
         checkpoint=snakemake.params.checkpoint,
     )

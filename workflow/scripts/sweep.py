@@ -11,6 +11,7 @@ with from_snakemake(snakemake) as job:
         snakemake.output.sweep,
         method=snakemake.wildcards.method,
         l1=snakemake.params.l1,
+        epochs=snakemake.params.epochs,
         **snakemake.params.pruning,
         epsilon_rules=snakemake.params.epsilon_rules,
         accuracy_drops=snakemake.params.accuracy_drops,
