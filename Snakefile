@@ -19,6 +19,7 @@ include: "workflow/rules/spectrum.smk"
 include: "workflow/rules/predict.smk"
 include: "workflow/rules/sweep.smk"
 include: "workflow/rules/finetune.smk"
+include: "workflow/rules/sparse.smk"
 include: "workflow/rules/aggregate.smk"
 include: "workflow/rules/figures.smk"
 

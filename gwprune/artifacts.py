@@ -5,28 +5,35 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import models
 from .files import atomic_path, save_tensors
 from .lanczos import Jacobi
-from .pruning import Ranking
+from .parameters import PrunableSet
+from .pruning import GemSearch, Ranking
 from .width import ProbeSpectrum
 
 __all__ = [
     "ArtifactError",
+    "SparseState",
+    "build_network",
+    "load_description",
     "load_network",
     "load_probe",
     "load_ranking",
+    "load_sparse",
     "load_state",
     "save_network",
     "save_probe",
     "save_ranking",
+    "save_sparse",
 ]
 
 _FORMAT = 1
@@ -65,10 +72,10 @@ def _load(path: str | os.PathLike, kind: str) -> dict[str, Any]:
     return values
 
 
-def save_network(path: str | os.PathLike, model: nn.Module, description: Mapping[str, Any]) -> None:
+def save_network(path: str | os.PathLike, model: nn.Module, description: Mapping[str, Any], **more: Any) -> None:
     """Write weights and buffers with ``description``: name, options, input_shape, classes of the network."""
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    _save(path, "network", {"description": dict(description), "state": state})
+    _save(path, "network", {"description": dict(description), "state": state, **more})
 
 
 def load_state(model: nn.Module, state: Mapping[str, Any], source: str | os.PathLike) -> None:
@@ -97,16 +104,94 @@ def load_network(path: str | os.PathLike, device: torch.device | str = "cpu") ->
     Raises:
         ArtifactError: naming the file.
     """
-    values = _load(path, "network")
-    description = values["description"]
+    return _network(_load(path, "network"), path, device)
+
+
+def load_description(path: str | os.PathLike) -> dict[str, Any]:
+    """What a network file says of its network: name, options, input_shape, classes.
+
+    Raises:
+        ArtifactError: naming the file.
+    """
+    return _load(path, "network")["description"]
+
+
+def build_network(description: Mapping[str, Any]) -> nn.Module:
+    """The described network with weights from torch's global generator."""
+    shape, classes = tuple(description["input_shape"]), description["classes"]
+    return models.build(description["name"], shape, classes, **description["options"])
+
+
+def _network(values: Mapping[str, Any], path: str | os.PathLike, device: torch.device | str) -> nn.Module:
     try:
-        model = models.build(
-            description["name"], tuple(description["input_shape"]), description["classes"], **description["options"]
-        )
+        model = build_network(values["description"])
     except (ValueError, TypeError) as error:
         raise ArtifactError(f"{path}: its network cannot be built: {error}") from error
     load_state(model, values["state"], path)
     return model.to(device).eval()
+
+
+@dataclass
+class SparseState:
+    """A network between two levels of an iterative method.
+
+    Attributes:
+        kept: boolean mask (D,).
+        momentum: parameter name -> momentum buffer; empty at a fresh start.
+        removed: sum of the squares of the weights as they were when they were removed.
+        epochs: of training, from initialisation on.
+        search: where a search for a mask stands.
+    """
+
+    model: nn.Module
+    kept: Tensor
+    momentum: dict[str, Tensor] = field(default_factory=dict)
+    removed: float = 0.0
+    epochs: float = 0.0
+    search: GemSearch | None = None
+
+
+def save_sparse(path: str | os.PathLike, state: SparseState, description: Mapping[str, Any]) -> None:
+    """Write a network file that holds the state of an iterative method too."""
+    sparse = {
+        "kept": state.kept.cpu(),
+        "momentum": {name: tensor.cpu() for name, tensor in state.momentum.items()},
+        "removed": state.removed,
+        "epochs": state.epochs,
+        "search": None if state.search is None else _on(state.search, "cpu"),
+    }
+    save_network(path, state.model, description, sparse=sparse)
+
+
+def load_sparse(path: str | os.PathLike, device: torch.device | str = "cpu", epochs: float = 0.0) -> SparseState:
+    """Read what :func:`save_sparse` wrote; of another network file, the state of which nothing is pruned.
+
+    Args:
+        epochs: what such a network was trained for.
+
+    Raises:
+        ArtifactError: naming the file.
+    """
+    values = _load(path, "network")
+    model, sparse = _network(values, path, device), values.get("sparse")
+    dimension = PrunableSet(model).dimension
+    if sparse is None:
+        return SparseState(model, torch.ones(dimension, dtype=torch.bool, device=device), epochs=epochs)
+    if len(sparse["kept"]) != dimension:
+        raise ArtifactError(f"{path} masks {len(sparse['kept'])} weights, the network has {dimension} prunable ones")
+    return SparseState(
+        model,
+        sparse["kept"].to(device),
+        {name: tensor.to(device) for name, tensor in sparse["momentum"].items()},
+        sparse["removed"],
+        sparse["epochs"],
+        None if sparse["search"] is None else GemSearch(**_on(sparse["search"], device)),
+    )
+
+
+def _on(search: GemSearch | Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+    values = search if isinstance(search, Mapping) else vars(search)
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in values.items()}
 
 
 def save_ranking(path: str | os.PathLike, ranking: Ranking, method: str, signature: str = "") -> None:

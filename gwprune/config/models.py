@@ -205,6 +205,24 @@ Sparsities = Annotated[
 ]
 
 
+def _options_of(*when: str) -> str:
+    return "; ".join(
+        f"`{name}`: " + ", ".join(f"`{option}` ({default})" for option, default in method.options.items())
+        for name, method in pruning.METHODS.items()
+        if method.when in when and method.options
+    )
+
+
+def _method_options(values: dict[str, dict[str, Any]], allowed: list[str]) -> dict[str, dict[str, Any]]:
+    for name, options in values.items():
+        known = pruning.METHODS[choice("pruning method", name, allowed)].options
+        for option in options:
+            if not known:
+                raise ValueError(f"{name}: the method has no options")
+            choice(f"option of method {name}", option, list(known))
+    return values
+
+
 class Pruning(Strict):
     """One-shot pruning of the trained network."""
 
@@ -215,12 +233,7 @@ class Pruning(Strict):
     )
     options: dict[str, dict[str, Any]] = Field(
         default={},
-        description="options of methods, e.g. `{obd: {probes: 30}}`: "
-        + "; ".join(
-            f"`{name}`: " + ", ".join(f"`{option}` ({default})" for option, default in method.options.items())
-            for name, method in pruning.METHODS.items()
-            if method.when == "trained" and method.options
-        ),
+        description="options of methods, e.g. `{obd: {probes: 30}}`: " + _options_of("trained"),
     )
     samples: int = Field(
         default=1000, ge=1, description="training images for the scores of methods that need data, fixed by the seed"
@@ -236,28 +249,26 @@ class Pruning(Strict):
     @classmethod
     def _known(cls, values: list[str]) -> list[str]:
         allowed = pruning.names("trained")
-        untrained = [value for value in values if value in pruning.names("initialisation")]
-        if untrained:
+        elsewhere = [value for value in values if value in pruning.names() and value not in allowed]
+        if elsewhere:
             raise ValueError(
-                f"{', '.join(untrained)} ranks an untrained network, which no stage of the workflow does yet; allowed:"
-                f" {', '.join(allowed)}"
+                f"{', '.join(elsewhere)} does not rank a trained network: list it in sparse_training.methods; allowed"
+                f" here: {', '.join(allowed)}"
             )
         return _unique([choice("pruning method", value, allowed) for value in values])
 
-    @model_validator(mode="after")
-    def _known_options(self) -> Pruning:
-        for name, options in self.options.items():
-            known = pruning.METHODS[choice("pruning method", name, pruning.names("trained"))].options
-            for option in options:
-                if not known:
-                    raise ValueError(f"options.{name}: the method has no options")
-                choice(f"option of method {name}", option, list(known))
-        return self
+    @field_validator("options")
+    @classmethod
+    def _known_options(cls, values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        return _method_options(values, pruning.names("trained"))
 
     @field_validator("sparsities")
     @classmethod
     def _in_range(cls, values: list[float]) -> list[float]:
         return sorted(_unique([_sparsity(value) for value in values]))
+
+
+_CHUNK = "sparsities that share one job, one after the other; its run time limit grows with them"
 
 
 class FineTuning(Optimisation):
@@ -269,14 +280,59 @@ class FineTuning(Optimisation):
         default=["magnitude"], description="which of the pruning methods are fine-tuned; [] for none"
     )
     sparsities: Sparsities = Field(default=[0.8, 0.9, 0.95, 0.98, 0.99], description="sweep: sparsities to fine-tune")
-    chunk: int = Field(
-        default=1,
-        ge=1,
-        description="sparsities that share one job, one after the other; its run time limit grows with them",
+    rewinding: Literal["none", "learning_rate", "weights"] = Field(
+        default="none",
+        description="`learning_rate`: go through the last `epochs` epochs of the recipe of dense training once more;"
+        " `weights`: and from the weights that the network had before them (Renda et al. 2020). The recipe of this"
+        " section then counts no further",
     )
+    chunk: int = Field(default=1, ge=1, description=_CHUNK)
 
     _methods = field_validator("methods")(Pruning._known.__func__)
     _sparsities = field_validator("sparsities")(Pruning._in_range.__func__)
+
+
+class SparseTraining(Strict):
+    """Networks that are trained while they are sparse, by the recipe and the l1 penalty of dense training: on masks
+    found at initialisation, by methods that prune and train in turn, or on masks of the trained network."""
+
+    methods: Annotated[list[str], BeforeValidator(_as_list)] = Field(
+        default=[],
+        description="sweep: at initialisation "
+        + ", ".join(f"`{name}`" for name in pruning.names("initialisation"))
+        + "; iterative "
+        + ", ".join(f"`{name}`" for name in pruning.names("iterative"))
+        + "; or a method of section `pruning`, whose mask of the trained network is trained from the start",
+    )
+    sparsities: Sparsities = Field(default=[0.8, 0.9, 0.95, 0.98, 0.99], description="sweep: sparsities")
+    epochs: int | None = Field(
+        default=None,
+        ge=1,
+        description="of each training; null: those of dense training and fine-tuning together",
+    )
+    options: dict[str, dict[str, Any]] = Field(
+        default={}, description="options of methods: " + _options_of("initialisation", "iterative")
+    )
+    controls: Annotated[list[Literal["layerwise_shuffle", "reinitialise"]], BeforeValidator(_as_list)] = Field(
+        default=[],
+        description="each method's masks once more: with the weights of every layer shuffled, or on other initial"
+        " weights; method `<method>_<control>` in the tables",
+    )
+    chunk: int = Field(default=1, ge=1, description=_CHUNK)
+
+    _sparsities = field_validator("sparsities")(Pruning._in_range.__func__)
+    _unique_controls = field_validator("controls")(_unique)
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, values: list[str]) -> list[str]:
+        return _unique([choice("pruning method", value, pruning.names()) for value in values])
+
+    @field_validator("options")
+    @classmethod
+    def _known_options(cls, values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        allowed = [name for name in pruning.names() if pruning.METHODS[name].when != "trained"]
+        return _method_options(values, allowed)
 
 
 class Criteria(Strict):
@@ -301,6 +357,7 @@ class Settings(Strict):
     )
     pruning: Pruning = Field(default=Pruning(), description="one-shot pruning")
     fine_tuning: FineTuning = Field(default=FineTuning(), description="fine-tuning")
+    sparse_training: SparseTraining = Field(default=SparseTraining(), description="training of sparse networks")
     criteria: Criteria = Field(default=Criteria(), description="criteria of the empirical thresholds")
 
     @field_validator("epsilon")
@@ -329,7 +386,30 @@ class Experiment(Settings):
                 f"fine_tuning.methods holds {', '.join(missing)}, which pruning.methods does not; allowed:"
                 f" {', '.join(self.pruning.methods)}, or [] for no fine-tuning"
             )
+        dense = self.training.epochs
+        if self.fine_tuning.rewinding != "none" and self.fine_tuning.epochs > dense:
+            raise ValueError(
+                f"fine_tuning.rewinding goes back fine_tuning.epochs = {self.fine_tuning.epochs} epochs, but"
+                f" dense training has training.epochs = {dense}"
+            )
+        for name in self.sparse_training.methods:
+            method = pruning.METHODS[name]
+            if method.when == "trained" and name not in self.pruning.methods:
+                raise ValueError(
+                    f"sparse_training.methods holds {name}, a ranking of the trained network: list it in"
+                    " pruning.methods too"
+                )
+            if method.when == "iterative":
+                for sparsity in self.sparse_training.sparsities:
+                    method.function(sparsity, self.epochs, **self.sparse_training.options.get(name, {}))
         return self
+
+    @property
+    def epochs(self) -> pruning.Epochs:
+        """Lengths of dense and of sparse training."""
+        return pruning.Epochs(
+            self.training.epochs, self.sparse_training.epochs or self.training.epochs + self.fine_tuning.epochs
+        )
 
     @property
     def label(self) -> str:
@@ -353,6 +433,9 @@ class Resources(Strict):
     spectrum: Job = Field(default=Job(mem_mb=8000, runtime=240), description="Lanczos, quadratic model")
     sweep: Job = Field(default=Job(mem_mb=3000, runtime=120), description="rankings and one-shot sweeps")
     finetune: Job = Field(default=Job(mem_mb=3000, runtime=120), description="fine-tuning")
+    sparse_training: Job = Field(
+        default=Job(mem_mb=3000, runtime=240), description="training of sparse networks, levels of iterative methods"
+    )
     tables: Job = Field(default=Job(), description="width curves, tables, figures")
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
 from ..files import config_hash
+from ..pruning import METHODS, Level
 from .models import PPM, Config, Experiment
 
-__all__ = ["Run", "chunk_token", "expand", "sparsity_token"]
+__all__ = ["Node", "Run", "chunk_token", "expand", "sparsity_token"]
 
 
 def sparsity_token(sparsity: float) -> str:
@@ -29,6 +30,19 @@ def chunk_token(sparsities: Sequence[float]) -> str:
 def _l1_token(l1: float) -> str:
     # 1e-4 rather than 1e-04; always part of the name, so that a second value renames nothing.
     return "0" if l1 == 0 else f"{Decimal(repr(l1)).normalize():e}".replace("e+", "e")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One job of an iterative method: its name, the name of the job before it (None: the first), and its level."""
+
+    name: str
+    before: str | None
+    level: Level
+
+
+def _hash_of(levels: Sequence[Level]) -> str:
+    return config_hash({"levels": [asdict(level) for level in levels]})[:6]
 
 
 @dataclass(frozen=True)
@@ -57,14 +71,46 @@ class Run:
     def fine_tuning(self) -> dict[str, Any]:
         """The recipe of fine-tuning."""
         values = self.section("fine_tuning")
-        return {**{k: v for k, v in values.items() if k not in ("methods", "sparsities", "chunk")}, "l1": self.l1}
+        if values["rewinding"] != "none":
+            return self.recipe()
+        other = ("methods", "sparsities", "chunk", "rewinding")
+        return {**{key: value for key, value in values.items() if key not in other}, "l1": self.l1}
 
-    def chunks(self) -> dict[str, list[float]]:
-        """Sparsities of each fine-tuning job of a method, by the token that names it."""
-        section = self.experiment.fine_tuning
+    def chunks(self, name: str = "fine_tuning") -> dict[str, list[float]]:
+        """Sparsities of each job of a method in section `fine_tuning` or `sparse_training`, by the job's token."""
+        section = getattr(self.experiment, name)
         size, all_ = section.chunk, section.sparsities
         parts = [all_[start : start + size] for start in range(0, len(all_), size)]
         return {chunk_token(part): part for part in parts}
+
+    def sparse_recipe(self) -> dict[str, Any]:
+        """The recipe of sparse training: that of dense training over its own number of epochs."""
+        return {**self.recipe(), "epochs": self.experiment.epochs.sparse}
+
+    def masked_methods(self) -> list[str]:
+        """Methods and controls of section `sparse_training` that train on a given mask."""
+        section = self.experiment.sparse_training
+        plain = [name for name in section.methods if METHODS[name].when != "iterative"]
+        return [*plain, *(f"{name}_{control}" for name in section.methods for control in section.controls)]
+
+    def iterative_methods(self) -> list[str]:
+        """Methods of section `sparse_training` that are chains of levels."""
+        return [name for name in self.experiment.sparse_training.methods if METHODS[name].when == "iterative"]
+
+    def chain(self, method: str, sparsity: float) -> list[Node]:
+        """Jobs of an iterative method up to a sparsity; chains that begin alike share them."""
+        options = self.experiment.sparse_training.options.get(method, {})
+        levels = METHODS[method].function(sparsity, self.experiment.epochs, **options)
+        names = [
+            f"{sparsity_token(level.sparsity)}-{number:02d}-{_hash_of(levels[:number])}"
+            for number, level in enumerate(levels, 1)
+        ]
+        return [Node(*item) for item in zip(names, [None, *names[:-1]], levels, strict=True)]
+
+    def nodes(self, method: str) -> dict[str, Node]:
+        """All jobs of an iterative method by name."""
+        section = self.experiment.sparse_training
+        return {node.name: node for sparsity in section.sparsities for node in self.chain(method, sparsity)}
 
 
 def expand(config: Config) -> dict[str, Run]:

@@ -7,14 +7,17 @@ from .registry import METHODS, Method, Subject, names, register  # isort: skip
 from .rankings import Ranking, keep_highest, mask, rank, removed_count  # isort: skip
 
 # In the order in which names() lists the methods.
-from . import scores, layer_ratios, sensitivity, fisher, synaptic_flow  # noqa: F401  # isort: skip
-from .controls import layerwise_shuffle, reinitialise
+from . import scores, layer_ratios, sensitivity, fisher, synaptic_flow, iterative  # noqa: F401  # isort: skip
+from .controls import layerwise_shuffle, reinitialise, without_control
 from .gem_miner import GemSearch, gem_epoch, start_gem_search
+from .iterative import Epochs, Level
 from .schedules import gmp_sparsity, imp_sparsities
 
 __all__ = [
     "METHODS",
+    "Epochs",
     "GemSearch",
+    "Level",
     "Method",
     "Ranking",
     "Subject",
@@ -30,4 +33,5 @@ __all__ = [
     "reinitialise",
     "removed_count",
     "start_gem_search",
+    "without_control",
 ]

@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 from ..parameters import PrunableSet
 
-__all__ = ["layerwise_shuffle", "reinitialise"]
+__all__ = ["CONTROLS", "layerwise_shuffle", "reinitialise", "without_control"]
+
+CONTROLS = ("layerwise_shuffle", "reinitialise")
+
+
+def without_control(method: str) -> tuple[str, str]:
+    """The method's own name and the control behind it, of a name like ``snip_reinitialise``; empty for none."""
+    for control in CONTROLS:
+        if method.endswith(f"_{control}"):
+            return method.removesuffix(f"_{control}"), control
+    return method, ""
 
 
 def layerwise_shuffle(mask: Tensor, prunable: PrunableSet, seed: int) -> Tensor:

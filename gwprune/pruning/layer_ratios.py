@@ -27,7 +27,7 @@ def _entry_scales(sizes: Sequence[int], shares: Sequence[float], generator: torc
     ]
 
 
-@register()
+@register(when="any")
 def random_erk(subject: Subject) -> Tensor:
     """Random, layers with the densities of Erdos-Renyi-Kernel: ``min(1, c (n_in + n_out + k_1 + ...) / n)``.
 

@@ -16,7 +16,7 @@ from ..samples import as_tensors, count_samples, take
 
 __all__ = ["METHODS", "Method", "Subject", "method_of", "names", "register"]
 
-STAGES = ("trained", "initialisation")
+STAGES = ("trained", "initialisation", "any", "iterative")
 NEEDS = (None, "input_shape", "labels")
 
 _DEFAULT_BATCH = 256
@@ -92,8 +92,10 @@ class Method:
     Attributes:
         name: as in tables and configurations.
         function: ``function(subject, **options)`` gives scores (D,), low ones are removed first; when
-            ``depends_on_sparsity``, ``function(subject, sparsity, **options)`` gives a boolean keep mask (D,).
-        when: ``"trained"`` or ``"initialisation"``: the network that the method's paper applies it to.
+            ``depends_on_sparsity``, ``function(subject, sparsity, **options)`` gives a boolean keep mask (D,); for an
+            iterative method ``function(target, epochs, **options)`` gives the levels of its chain.
+        when: ``"trained"`` or ``"initialisation"``: the network that the method's paper applies it to; ``"any"``: it
+            does not look at the weights; ``"iterative"``: it prunes and trains in turn.
         needs: None, ``"input_shape"`` or ``"labels"``: what it needs beyond the weights.
         depends_on_sparsity: whether masks of two sparsities need not be nested, so that there is no one ranking.
     """
@@ -108,7 +110,19 @@ class Method:
     def options(self) -> dict[str, Any]:
         """Names and defaults of the method's own options, read from its signature."""
         parameters = list(inspect.signature(self.function).parameters.values())
-        return {p.name: p.default for p in parameters[2 if self.depends_on_sparsity else 1 :]}
+        given = 2 if self.depends_on_sparsity or self.when == "iterative" else 1
+        return {p.name: p.default for p in parameters[given:]}
+
+    def refuse_unknown(self, options: Mapping[str, Any]) -> None:
+        """Refuse options that the method does not have.
+
+        Raises:
+            ValueError: naming the unknown option and the known ones.
+        """
+        unknown = [name for name in options if name not in self.options]
+        if unknown:
+            known = ", ".join(self.options) or "none"
+            raise ValueError(f"method {self.name} has no option {', '.join(unknown)}; its options: {known}")
 
     def check(self, subject: Subject, options: Mapping[str, Any]) -> None:
         """Refuse what the method cannot work with.
@@ -116,10 +130,9 @@ class Method:
         Raises:
             ValueError: naming the method and what it needs, or the unknown option and the known ones.
         """
-        unknown = [name for name in options if name not in self.options]
-        if unknown:
-            known = ", ".join(self.options) or "none"
-            raise ValueError(f"method {self.name} has no option {', '.join(unknown)}; its options: {known}")
+        self.refuse_unknown(options)
+        if self.when == "iterative":
+            raise ValueError(f"method {self.name} prunes and trains in turn: it has no ranking of a given network")
         if self.needs is not None and subject.model is None:
             raise ValueError(f"method {self.name} needs the network: pass model")
         if self.needs == "input_shape" and subject.input_shape is None:
@@ -153,8 +166,12 @@ def register(
 
 
 def names(when: str | None = None) -> list[str]:
-    """Names of all methods, or of those for ``when``, in the order of their definition."""
-    return [method.name for method in METHODS.values() if when in (None, method.when)]
+    """Names of all methods, or of those for ``when``, in the order of their definition.
+
+    Methods for any network are among those for a trained one and among those for initialisation.
+    """
+    fits = {None: STAGES, "trained": ("trained", "any"), "initialisation": ("initialisation", "any")}.get(when, (when,))
+    return [method.name for method in METHODS.values() if method.when in fits]
 
 
 def method_of(name: str) -> Method:

@@ -33,7 +33,7 @@ def magnitude_layerwise(subject: Subject) -> Tensor:
     return torch.cat(scores)
 
 
-@register()
+@register(when="any")
 def random(subject: Subject) -> Tensor:
     """Uniform over all weights: the control that knows nothing of the network."""
     generator = torch.Generator().manual_seed(subject.seed)

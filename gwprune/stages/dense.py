@@ -1,4 +1,4 @@
-"""Stages `prepare_data` and `train`."""
+"""Stages `prepare_data`, `train` and `snapshot`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from .. import datasets, models
-from ..artifacts import save_network
+from .. import datasets
+from ..artifacts import build_network, save_network
 from ..datasets import DeviceSplit
 from ..evaluation import batch_losses, evaluate, l1_norm
 from ..files import write_json
@@ -21,7 +21,7 @@ from ..parameters import PrunableSet
 from ..tables import write_table
 from ..training import EpochRecord, Recipe, train
 
-__all__ = ["measure", "prepare_data", "train_dense"]
+__all__ = ["measure", "prepare_data", "snapshot", "train_dense"]
 
 logger = logging.getLogger("gwprune")
 
@@ -45,6 +45,55 @@ def measure(model: nn.Module, prunable: PrunableSet, split: DeviceSplit, l1: flo
     }
 
 
+def _initial(job: Job, images: datasets.ImageData, description: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """The untrained network of a run and seed, and what its files say of it."""
+    about = {
+        **description,
+        "input_shape": list(images.images["train"].shape[1:]),
+        "classes": images.classes,
+        "data": images.fingerprint,
+    }
+    torch.manual_seed(job.seed)
+    return build_network(about).to(job.device), about
+
+
+def snapshot(
+    job: Job,
+    data: str,
+    path: str,
+    *,
+    description: Mapping[str, Any],
+    epoch: int,
+    recipe: Mapping[str, Any] | None,
+    checkpoint: str,
+) -> None:
+    """Write the network as dense training has it after ``epoch`` epochs; 0: before the first, for which no recipe is
+    needed. The epochs are trained again: training is repeatable, and a copy of every epoch would fill disks."""
+    images = datasets.load(data)
+    model, about = _initial(job, images, description)
+    if epoch:
+        splits = {name: DeviceSplit.from_data(images, name, job.device) for name in ("train", "val")}
+
+        def progress(record: EpochRecord) -> None:
+            logger.info("%s", record)
+            if record.epoch < epoch:
+                job.interruption.check()
+
+        with job.interruption.deferred():
+            train(
+                model,
+                splits["train"],
+                splits["val"],
+                Recipe(**recipe),
+                job.seed,
+                last_epoch=epoch,
+                checkpoint=Path(checkpoint),
+                progress=progress,
+            )
+    save_network(path, model, about)
+    Path(checkpoint).unlink(missing_ok=True)
+
+
 def train_dense(
     job: Job,
     data: str,
@@ -62,9 +111,7 @@ def train_dense(
     accuracy on training and validation data, and the deviation of the training losses over mini-batches.
     """
     images = datasets.load(data)
-    torch.manual_seed(job.seed)
-    shape = tuple(images.images["train"].shape[1:])
-    model = models.build(description["name"], shape, images.classes, **description["options"]).to(job.device)
+    model, about = _initial(job, images, description)
     prunable = PrunableSet(model)
     splits = {name: DeviceSplit.from_data(images, name, job.device) for name in ("train", "val")}
     logger.info(
@@ -95,7 +142,6 @@ def train_dense(
         "dimension": prunable.dimension,
     }
     logger.info("dense: %s, batch_std %.6g", values, summary["batch_std"])
-    about = {**description, "input_shape": list(shape), "classes": images.classes, "data": images.fingerprint}
     save_network(network, model, about)
     write_table("training", [{**job.key, **vars(record)} for record in records], history, job.provenance())
     write_json(dense, summary)

@@ -1,9 +1,11 @@
 # Configuration, names of files and what several rules share. No rule stands here.
 import itertools
 import re
+from dataclasses import asdict
 
 from gwprune import config as gwconfig
-from gwprune.pruning import METHODS
+from gwprune.config.runs import sparsity_token
+from gwprune.pruning import METHODS, without_control
 from gwprune.tables import TABLES
 from snakemake.exceptions import WorkflowError
 
@@ -35,6 +37,9 @@ wildcard_constraints:
     probe=r"\d+",
     method=r"[a-z_]+",
     chunk=r"\d{6}(-\d{6}-[0-9a-f]{6})?",
+    epoch=r"\d+",
+    sparsity=r"\d{6}",
+    node=r"\d{6}-\d+-[0-9a-f]{6}",
 
 
 def settings(wildcards):
@@ -107,9 +112,111 @@ def ranked_data(wildcards):
 
 
 def ranking_settings(wildcards):
-    pruning = settings(wildcards).experiment.pruning
-    chosen = {"options": pruning.options.get(wildcards.method, {})}
-    return {**chosen, "samples": pruning.samples} if METHODS[wildcards.method].needs else chosen
+    experiment, method = settings(wildcards).experiment, METHODS[wildcards.method]
+    section = experiment.sparse_training if method.when == "initialisation" else experiment.pruning
+    chosen = {"options": section.options.get(method.name, {})}
+    return {**chosen, "samples": experiment.pruning.samples} if method.needs else chosen
+
+
+def ranked_network(wildcards):
+    """The network that a method ranks: trained or not."""
+    return f"{UNIT}/snapshots/0.pt" if METHODS[wildcards.method].when == "initialisation" else f"{UNIT}/network.pt"
+
+
+def rewound_network(wildcards):
+    """The network that gives fine-tuning its weights, if not the dense one."""
+    experiment = settings(wildcards).experiment
+    if experiment.fine_tuning.rewinding != "weights":
+        return {}
+    return {"rewound": f"{UNIT}/snapshots/{experiment.training.epochs - experiment.fine_tuning.epochs}.pt"}
+
+
+def first_finetuned_epoch(wildcards):
+    """Epochs of the recipe that fine-tuning leaves out."""
+    experiment = settings(wildcards).experiment
+    if experiment.fine_tuning.rewinding == "none":
+        return 0
+    return experiment.training.epochs - experiment.fine_tuning.epochs
+
+
+def sparse_chunk(wildcards):
+    return settings(wildcards).chunks("sparse_training")[wildcards.chunk]
+
+
+def sparse_masks(wildcards):
+    """The ranking of a method, or its masks or states of each sparsity of a job."""
+    name, _ = without_control(wildcards.method)
+    if METHODS[name].when == "iterative":
+        return states_of(wildcards.run, name, sparse_chunk(wildcards))
+    if METHODS[name].depends_on_sparsity:
+        return [f"{UNIT}/masks/{name}_{sparsity_token(sparsity)}.pt" for sparsity in sparse_chunk(wildcards)]
+    return f"{UNIT}/ranking/{name}.pt"
+
+
+def epochs_of_masks(wildcards):
+    """Epochs of dense training behind a mask of the trained network."""
+    trained = METHODS[without_control(wildcards.method)[0]].when == "trained"
+    return settings(wildcards).experiment.training.epochs if trained else 0
+
+
+def states_of(run, method, sparsities):
+    """The state at the end of an iterative method's chain to each sparsity."""
+    return [f"{UNIT}/iterative/{method}/{RUNS[run].chain(method, sparsity)[-1].name}.pt" for sparsity in sparsities]
+
+
+def final_states(wildcards):
+    sparsities = settings(wildcards).experiment.sparse_training.sparsities
+    return states_of(wildcards.run, wildcards.method, sparsities)
+
+
+def node_of(wildcards):
+    return settings(wildcards).nodes(wildcards.method)[wildcards.node]
+
+
+def before_level(wildcards):
+    """What a level goes on from, and the network that it takes its weights from if it rewinds."""
+    node = node_of(wildcards)
+    first = f"{UNIT}/network.pt" if node.level.begins_with == "trained" else f"{UNIT}/snapshots/0.pt"
+    found = {"before": f"{UNIT}/iterative/{{method}}/{node.before}.pt" if node.before else first}
+    if node.level.start == "rewound":
+        found["rewound"] = f"{UNIT}/snapshots/{node.level.first_epoch}.pt"
+    return found
+
+
+def epochs_before_chain(wildcards):
+    """Epochs that the network at the start of an iterative method was trained for."""
+    trained = node_of(wildcards).level.begins_with == "trained"
+    return settings(wildcards).experiment.training.epochs if trained else 0
+
+
+def sparse_jobs(run):
+    """(rule, name of the job) of all jobs for sparse training of a run."""
+    section, jobs = RUNS[run].experiment.sparse_training, []
+    for name in RUNS[run].masked_methods():
+        jobs += [("train_sparse", f"{name}_{token}") for token in RUNS[run].chunks("sparse_training")]
+    tokens = [sparsity_token(sparsity) for sparsity in section.sparsities]
+    for name in section.methods:
+        if METHODS[name].depends_on_sparsity:
+            jobs += [("mask", f"{name}_{token}") for token in tokens]
+        elif METHODS[name].when != "iterative" and name not in RUNS[run].experiment.pruning.methods:
+            jobs.append(("rank", name))
+    for name in RUNS[run].iterative_methods():
+        jobs += [("level", f"{name}_{node}") for node in RUNS[run].nodes(name)]
+        jobs.append(("measure", name))
+    return jobs + [("snapshot", str(epoch)) for epoch in snapshots(run)]
+
+
+def snapshots(run):
+    """Epochs of dense training after which the network is needed."""
+    experiment, found = RUNS[run].experiment, set()
+    if experiment.fine_tuning.rewinding == "weights" and experiment.fine_tuning.methods:
+        found.add(experiment.training.epochs - experiment.fine_tuning.epochs)
+    if experiment.sparse_training.methods:
+        found.add(0)
+    for name in RUNS[run].iterative_methods():
+        levels = [node.level for node in RUNS[run].nodes(name).values()]
+        found |= {level.first_epoch for level in levels if level.start == "rewound"}
+    return sorted(found)
 
 
 PARTS = ("training", "spectra", "width_curves", "predictions", "sweep")
@@ -127,6 +234,9 @@ def parts(wildcards):
         found["predictions"] += [f"{unit}/predictions/statistical_dimension_{name}.parquet" for name in cones(run)]
         found["sweep"] += [f"{unit}/one_shot/{name}.parquet" for name in RUNS[run].experiment.pruning.methods]
         found["sweep"] += [f"{unit}/fine_tuned/{name}_{token}.parquet" for name, token in finetuned(run)]
+        for rule, name in sparse_jobs(run):
+            if rule in ("train_sparse", "measure"):
+                found["sweep"].append(f"{unit}/trained/{name}.parquet")
         found["dense"].append(f"{unit}/dense.json")
     return found
 
@@ -164,6 +274,8 @@ def benchmarks(wildcards):
         "sweep": methods,
         "finetune": [f"{method}_{token}" for method, token in finetuned(run)],
     }
+    for rule, name in sparse_jobs(run):
+        jobs[rule] = [*jobs.get(rule, []), name]
     return [
         {
             "run": run,

@@ -1,5 +1,6 @@
 rule finetune:
     input:
+        unpack(rewound_network),
         data=data_file,
         network=f"{UNIT}/network.pt",
         ranking=f"{UNIT}/ranking/{{method}}.pt",
@@ -20,6 +21,7 @@ rule finetune:
         sparsities=chunk_of,
         recipe=lambda wildcards: settings(wildcards).fine_tuning(),
         epochs=lambda wildcards: settings(wildcards).experiment.training.epochs,
+        first_epoch=first_finetuned_epoch,
         checkpoint=f"{CHECKPOINTS}/{{run}}_seed{{seed}}_{{method}}_{{chunk}}",
         device=CONFIG.device,
     script:

@@ -1,7 +1,7 @@
 rule rank:
     input:
         unpack(ranked_data),
-        network=f"{UNIT}/network.pt",
+        network=ranked_network,
     output:
         ranking=f"{UNIT}/ranking/{{method}}.pt",
     log:

@@ -1,5 +1,5 @@
 from gwprune.jobs import from_snakemake
-from gwprune.stages.pruned import finetune
+from gwprune.stages.masked import finetune
 
 with from_snakemake(snakemake) as job:
     finetune(
@@ -13,4 +13,6 @@ with from_snakemake(snakemake) as job:
         recipe=snakemake.params.recipe,
         epochs=snakemake.params.epochs,
         checkpoint=snakemake.params.checkpoint,
+        rewound=snakemake.input.get("rewound"),
+        first_epoch=snakemake.params.first_epoch,
     )

@@ -1,0 +1,13 @@
+from gwprune.jobs import from_snakemake
+from gwprune.stages.pruned import mask_weights
+
+with from_snakemake(snakemake) as job:
+    mask_weights(
+        job,
+        snakemake.input.network,
+        snakemake.output.mask,
+        method=snakemake.wildcards.method,
+        sparsity=int(snakemake.wildcards.sparsity) / 1e6,
+        data=snakemake.input.get("data"),
+        **snakemake.params.settings,
+    )

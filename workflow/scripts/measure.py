@@ -1,0 +1,13 @@
+from gwprune.jobs import from_snakemake
+from gwprune.stages.chains import measure_states
+
+with from_snakemake(snakemake) as job:
+    measure_states(
+        job,
+        snakemake.input.data,
+        snakemake.input.states if isinstance(snakemake.input.states, list) else [snakemake.input.states],
+        snakemake.output.sweep,
+        method=snakemake.wildcards.method,
+        sparsities=snakemake.params.sparsities,
+        l1=snakemake.params.l1,
+    )

@@ -1,0 +1,13 @@
+from gwprune.jobs import from_snakemake
+from gwprune.stages.dense import snapshot
+
+with from_snakemake(snakemake) as job:
+    snapshot(
+        job,
+        snakemake.input.data,
+        snakemake.output.network,
+        description=snakemake.params.network,
+        epoch=int(snakemake.wildcards.epoch),
+        recipe=snakemake.params.recipe,
+        checkpoint=snakemake.params.checkpoint,
+    )

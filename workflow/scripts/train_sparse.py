@@ -1,0 +1,16 @@
+from gwprune.jobs import from_snakemake
+from gwprune.stages.masked import train_sparse
+
+with from_snakemake(snakemake) as job:
+    train_sparse(
+        job,
+        snakemake.input.data,
+        snakemake.input.network,
+        snakemake.input.masks if isinstance(snakemake.input.masks, list) else [snakemake.input.masks],
+        snakemake.output.sweep,
+        method=snakemake.wildcards.method,
+        sparsities=snakemake.params.sparsities,
+        recipe=snakemake.params.recipe,
+        epochs=snakemake.params.epochs,
+        checkpoint=snakemake.params.checkpoint,
+    )
