@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One row of the training table, without run and seed. Losses in nats, accuracies in percent."""
+    """One row of the training table, without run and seed. Losses in nats, accuracies in percent.
+
+    ``epoch`` counts from 1 over the whole recipe, also in a later segment of it.
+    """
 
     epoch: int
     train_loss: float
@@ -94,22 +97,39 @@ def train(
     mask: Tensor | None = None,
     checkpoint: Path | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
+    first_epoch: int = 0,
+    last_epoch: int | None = None,
+    momentum: MutableMapping[str, Tensor] | None = None,
 ) -> list[EpochRecord]:
     """Minimise cross-entropy plus ``l1 * sum |w|`` over the prunable weights by SGD, in place.
 
+    A recipe can be trained in segments. Learning rates, data order and dropout of an epoch are those that it has in
+    the whole recipe, so segments that hand over ``momentum`` end in the same bits as one training without a break.
+
     Args:
         mask: boolean (D,); weights where it is False are set to 0 and stay exactly 0.
-        checkpoint: file that is rewritten after every epoch, taken up again when it is there and belongs to the same
-            recipe, seed, data and network, and left for the caller to remove.
+        checkpoint: file that is rewritten after every epoch but the last one of the segment, taken up again when it
+            is there and belongs to the same segment of the same recipe, seed, data and network, and left for the
+            caller to remove.
         progress: called after each epoch.
+        first_epoch: epochs of the recipe that were trained before; this call starts with the one after them.
+        last_epoch: the epoch of the recipe after which to stop; None: its last.
+        momentum: momentum buffers by the names of ``model.named_parameters()``, shaped like the parameters. Empty:
+            start without. At the end it holds the buffers of the last step; entries of pruned weights are 0.
 
     Returns:
-        One record per epoch.
+        One record per epoch of the segment.
 
     Raises:
         DivergedError: naming epoch and step, when the loss is not finite.
-        ValueError: when the mask does not fit the network.
+        ValueError: when mask or momentum do not fit the network, or the epochs are not a segment of the recipe.
     """
+    last_epoch = recipe.epochs if last_epoch is None else last_epoch
+    if not 0 <= first_epoch < last_epoch <= recipe.epochs:
+        raise ValueError(
+            f"first_epoch = {first_epoch} and last_epoch = {last_epoch} are no segment of {recipe.epochs} epochs;"
+            " allowed: 0 <= first_epoch < last_epoch <= epochs"
+        )
     prunable = PrunableSet(model)
     masks = None
     if mask is not None:
@@ -121,6 +141,8 @@ def train(
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
     )
+    if momentum:
+        _hand_over(momentum, model, optimizer, prunable, masks)
     guard = (
         ""
         if checkpoint is None
@@ -133,12 +155,14 @@ def train(
                 "data": digest(train_split.images, train_split.labels),
                 "start": digest(*model.state_dict().values()),
                 "mask": "" if mask is None else digest(mask),
+                "segment": [first_epoch, last_epoch],
+                "momentum": digest(*(momentum[name] for name in sorted(momentum))) if momentum else "",
             }
         )
     )
     history = _resume(checkpoint, guard, model, optimizer)
     steps_per_epoch = math.ceil(len(train_split) / recipe.batch_size)
-    for epoch in range(len(history) + 1, recipe.epochs + 1):
+    for epoch in range(first_epoch + len(history) + 1, last_epoch + 1):
         start = time.perf_counter()
         # Dropout and data order of an epoch depend on (seed, epoch) alone, so a resumed run is the same run.
         torch.manual_seed(_epoch_seed(seed, epoch))
@@ -178,14 +202,42 @@ def train(
             seconds=time.perf_counter() - start,
         )
         history.append(record)
-        if checkpoint is not None and epoch < recipe.epochs:
+        if checkpoint is not None and epoch < last_epoch:
             _save(checkpoint, guard, model, optimizer, history)
         if progress is not None:
             progress(record)
     model.eval()
     if masks is not None:
         _assert_held(prunable, masks)
+    if momentum is not None:
+        for name, parameter in model.named_parameters():
+            buffer = optimizer.state[parameter].get("momentum_buffer")
+            momentum[name] = torch.zeros_like(parameter) if buffer is None else buffer.clone()
     return history
+
+
+def _hand_over(
+    momentum: Mapping[str, Tensor],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    prunable: PrunableSet,
+    masks: list[Tensor] | None,
+) -> None:
+    """Start the optimizer with these buffers, without the entries of pruned weights: those would move from 0."""
+    parameters = dict(model.named_parameters())
+    expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    given = {name: tuple(buffer.shape) for name, buffer in momentum.items()}
+    if given != expected:
+        wrong = sorted(name for name in expected | given if given.get(name) != expected.get(name))
+        raise ValueError(
+            "momentum does not fit the network: "
+            + ", ".join(f"{name} has shape {given.get(name)}, expected {expected.get(name)}" for name in wrong[:3])
+        )
+    for name, parameter in parameters.items():
+        optimizer.state[parameter]["momentum_buffer"] = momentum[name].detach().to(parameter, copy=True)
+    if masks is not None:
+        for weight, kept in zip(prunable.parameters, masks, strict=True):
+            optimizer.state[weight]["momentum_buffer"].mul_(kept)
 
 
 def _apply(prunable: PrunableSet, masks: list[Tensor]) -> None:
