@@ -21,7 +21,7 @@ from .evaluation import evaluate
 from .files import config_hash, save_tensors
 from .parameters import PrunableSet
 
-__all__ = ["DivergedError", "EpochRecord", "Recipe", "learning_rate", "train"]
+__all__ = ["DivergedError", "EpochRecord", "Recipe", "epoch_seed", "learning_rate", "train"]
 
 logger = logging.getLogger("gwprune")
 
@@ -83,7 +83,8 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     return recipe.lr
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Seed of an epoch's own random numbers: a resumed training is the same training."""
     return int(np.random.SeedSequence([seed, epoch, 0x7261]).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -165,8 +166,8 @@ def train(
     for epoch in range(first_epoch + len(history) + 1, last_epoch + 1):
         start = time.perf_counter()
         # Dropout and data order of an epoch depend on (seed, epoch) alone, so a resumed run is the same run.
-        torch.manual_seed(_epoch_seed(seed, epoch))
-        generator = torch.Generator().manual_seed(_epoch_seed(seed, -epoch % 2**32))
+        torch.manual_seed(epoch_seed(seed, epoch))
+        generator = torch.Generator().manual_seed(epoch_seed(seed, -epoch % 2**32))
         losses, seen, correct = [], 0, torch.zeros((), dtype=torch.int64, device=train_split.device)
         rate = learning_rate(recipe, (epoch - 1) * steps_per_epoch, steps_per_epoch)
         model.train()

@@ -59,21 +59,21 @@ def level(
             state.model.load_state_dict(load_network(rewound, job.device).state_dict())
             state.momentum.clear()
         logger.info("sparsity %g, epochs %d to %d", step.sparsity, step.first_epoch + 1, step.last_epoch)
-        with tqdm(total=step.last_epoch - step.first_epoch, unit="epoch", disable=None) as bar:
-            with job.interruption.deferred():
-                train(
-                    state.model,
-                    splits["train"],
-                    splits["val"],
-                    Recipe(**recipe),
-                    job.seed,
-                    mask=state.kept,
-                    first_epoch=step.first_epoch,
-                    last_epoch=step.last_epoch,
-                    momentum=state.momentum,
-                    checkpoint=Path(checkpoint),
-                    progress=progress_of(job, step.last_epoch, bar.update),
-                )
+        length = step.last_epoch - step.first_epoch
+        with tqdm(total=length, unit="epoch", disable=None) as bar, job.interruption.deferred():
+            train(
+                state.model,
+                splits["train"],
+                splits["val"],
+                Recipe(**recipe),
+                job.seed,
+                mask=state.kept,
+                first_epoch=step.first_epoch,
+                last_epoch=step.last_epoch,
+                momentum=state.momentum,
+                checkpoint=Path(checkpoint),
+                progress=progress_of(job, step.last_epoch, bar.update),
+            )
     state.epochs += step.last_epoch - step.first_epoch
     save_sparse(path, state, load_description(before))
     Path(checkpoint).unlink(missing_ok=True)

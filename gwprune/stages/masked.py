@@ -16,15 +16,15 @@ from ..files import config_hash, read_json, write_json
 from ..jobs import Job
 from ..pruning import METHODS, layerwise_shuffle, reinitialise, removed_count, without_control
 from ..tables import write_table
-from ..training import EpochRecord, Recipe, train
+from ..training import EpochRecord, Recipe, epoch_seed, train
 from .laboratory import Laboratory
 
 __all__ = ["finetune", "train_sparse"]
 
 logger = logging.getLogger("gwprune")
 
-# Added to the seed for the other initial weights of the control: no other seed of a study comes near.
-_OTHER_WEIGHTS = 2**32
+# Of the seed of a control's other initial weights. An epoch's number takes this place for other seeds; none is as large.
+_OTHER_WEIGHTS = 2**31
 
 
 def finetune(
@@ -114,7 +114,7 @@ def train_sparse(
             kept[sparsity] = layerwise_shuffle(kept[sparsity], prunable, job.seed)
     if control == "reinitialise":
         description = load_description(network)
-        reinitialise(bench.model, job.seed + _OTHER_WEIGHTS, lambda: build_network(description))
+        reinitialise(bench.model, epoch_seed(job.seed, _OTHER_WEIGHTS), lambda: build_network(description))
     _train_masked(
         bench,
         kept,
