@@ -23,7 +23,7 @@ __all__ = ["finetune", "train_sparse"]
 
 logger = logging.getLogger("gwprune")
 
-# Of the seed of a control's other initial weights. An epoch's number takes this place for other seeds; none is as large.
+# Takes the place of an epoch's number in the seed of a control's other initial weights; no training is as long.
 _OTHER_WEIGHTS = 2**31
 
 

@@ -10,7 +10,17 @@ from tests.cluster.node import most_at_once
 
 pytestmark = [pytest.mark.cluster, pytest.mark.workflow]
 
-GPU_RULES = {"train", "spectrum", "quadratic", "statistical_dimension", "rank", "sweep", "finetune"}
+GPU_RULES = {
+    "train",
+    "spectrum",
+    "quadratic",
+    "statistical_dimension",
+    "rank",
+    "sweep",
+    "finetune",
+    "snapshot",
+    "train_sparse",
+}
 
 
 def test_the_demo_takes_two_slots_and_gives_the_local_tables(node, new_clone, local):

@@ -30,7 +30,7 @@ from gwprune.jobs import Job, job
 from gwprune.parameters import PrunableSet
 from gwprune.pruning import rank
 from gwprune.stages import dense as dense_stage
-from gwprune.stages import prediction, pruned, results
+from gwprune.stages import masked, prediction, pruned, results
 from gwprune.tables import SCHEMAS, TableError, read_table
 from gwprune.thresholds import criteria_of
 from gwprune.training import train
@@ -178,7 +178,7 @@ def finetune(
     files: Files, sparsity: float | list[float], path: str, recipe: dict | None = None, this: Job = JOB, **changes
 ) -> None:
     given = {"data": files.data, "network": files.network, "ranking": files.ranking("magnitude"), **changes}
-    pruned.finetune(
+    masked.finetune(
         this,
         path=path,
         method="magnitude",
@@ -592,7 +592,7 @@ def test_fine_tuning_is_repeatable_and_holds_its_mask(files, tmp_path, monkeypat
         trained.append((PrunableSet(model).flatten(), mask))
         return records
 
-    monkeypatch.setattr(pruned, "train", watched)
+    monkeypatch.setattr(masked, "train", watched)
     finetune(files, 0.9, str(tmp_path / "f.parquet"))
     ((found, mask),) = trained
     assert not found[~mask].any()
@@ -623,7 +623,7 @@ def test_a_chunk_that_was_interrupted_goes_on_at_its_epoch_with_the_same_rows(fi
 
         return train(*args, progress=count, **options)
 
-    monkeypatch.setattr(pruned, "train", signalled)
+    monkeypatch.setattr(masked, "train", signalled)
     path, recipe = tmp_path / "f.parquet", {"epochs": 2}
 
     def attempt():
