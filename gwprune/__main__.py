@@ -1,4 +1,4 @@
-"""Command line: `gwprune thresholds`, `costs`, `report`, `config-docs`; each with `--help`."""
+"""Command line: `gwprune thresholds`, `compare`, `costs`, `report`, `config-docs`; each with `--help`."""
 
 from __future__ import annotations
 
@@ -38,15 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser("gwprune", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for name, text in (
-        ("thresholds", "print predicted beside measured thresholds"),
-        ("costs", "print what the jobs of each rule cost, and the memory and run time to ask for"),
+    for name, view, text in (
+        ("thresholds", "print_thresholds", "print predicted beside measured thresholds"),
+        ("compare", "print_comparison", "print the methods side by side: accuracy, speed-up, epochs, thresholds"),
+        ("costs", "print_costs", "print what the jobs of each rule cost, and the memory and run time to ask for"),
     ):
         command = commands.add_parser(name, help=text)
         where = command.add_mutually_exclusive_group(required=True)
         where.add_argument("results", nargs="?", help="directory of results")
         where.add_argument("--config", help="configuration that names it")
-        command.set_defaults(run=_print, view=f"print_{name}")
+        command.set_defaults(run=_print, view=view)
     command = commands.add_parser("report", help="build the self-contained report.html if it is out of date")
     command.add_argument("--config", default="config/config.yaml")
     command.add_argument("--cores", default="all")

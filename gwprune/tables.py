@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from .files import atomic_path
 
 __all__ = [
+    "RUN_TABLES",
     "SCHEMAS",
     "Column",
     "TableError",
@@ -54,6 +55,13 @@ _STAGE = _key(
 )
 _CRITERION = _key("criterion", pa.string(), "`loss_tolerance`, `objective_tolerance` or `accuracy_drop:x`")
 _SPARSITY = _key("sparsity", pa.float64(), "fraction of the D prunable weights that are zero")
+# A network, its data and its recipe, in words.
+_FACTS = (
+    _key("network", pa.string(), "network, with its options"),
+    _key("dataset", pa.string(), "data set, with its options"),
+    _RUN,
+    _key("l1", pa.float64(), "l1 coefficient of the run"),
+)
 
 
 def _number(name: str, text: str, unit: str = "") -> Column:
@@ -189,6 +197,70 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             _number("gap", "predicted - empirical"),
         ],
     ),
+    "comparison": (
+        "Methods side by side: `sweep` on the TEST split over the seeds, at the sparsities that every seed of a method"
+        " and stage has; of `one_shot` only 0 and those that the configuration asks for.",
+        [
+            *_FACTS,
+            _METHOD,
+            _STAGE,
+            _SPARSITY,
+            _count("seeds", "seeds behind the row"),
+            _number("accuracy_mean", "mean top-1 accuracy on the test split", "percent"),
+            _number("accuracy_std", "its sample standard deviation over seeds (n - 1); one seed: 0", "percent"),
+            _number("top5_mean", "mean top-5 accuracy on the test split", "percent"),
+            _number("loss_mean", "mean data loss on the test split", "nats"),
+            _number("dense_accuracy_mean", "mean test accuracy of the dense networks of the same seeds", "percent"),
+            _number("compression", "D / prunable weights left; infinite when none is"),
+            _number("dense_multiply_adds", "multiply-adds of the dense network for one image", "count"),
+            _number("multiply_adds", "mean multiply-adds of the weights left, for one image", "count"),
+            _number("speedup", "theoretical speed-up, dense_multiply_adds / multiply_adds; infinite when none is left"),
+            _number("epochs", "mean training epochs from initialisation on, all stages together"),
+            _count("empty_layers", "prunable tensors (layers) without a single weight left; the seed with most"),
+            _count(
+                "rank",
+                "1 + the (method, stage) pairs of the same run and sparsity with a higher accuracy_mean; ties share",
+            ),
+            _count("ranked", "(method, stage) pairs that `rank` compares, this one included"),
+            _count("stage_rank", "the same as `rank` among the methods of the same stage"),
+            Column("source", pa.string(), "measured by which version, commit and configuration; nothing published"),
+        ],
+    ),
+    "comparison_thresholds": (
+        "Table `empirical` over the seeds, for every method, stage and criterion.",
+        [
+            *_FACTS,
+            _METHOD,
+            _STAGE,
+            _CRITERION,
+            _key("epsilon_rule", pa.string(), "the rule behind a tolerance criterion; empty for `accuracy_drop`"),
+            _count("seeds", "seeds behind the row"),
+            _count("reached_seeds", "seeds with a measured bracket; the others met the criterion at every sparsity"),
+            _number("threshold_mean", "mean threshold; a bound from below when reached_seeds < seeds"),
+            _number("threshold_std", "its sample standard deviation over seeds (n - 1); one seed: 0"),
+            _number("threshold_lower", "smallest lower end of the seeds' brackets"),
+            _number("threshold_upper", "largest upper end of the seeds' brackets"),
+        ],
+    ),
+    "published": (
+        "Numbers that papers report, each with its citation: other code, other recipes. Ships with gwprune; no row of"
+        " another table comes from here.",
+        [
+            _key("citation", pa.string(), "authors, title, venue, arXiv number"),
+            _key("table_in_source", pa.string(), "where in the source"),
+            _key("dataset", pa.string(), "data set"),
+            _key("network", pa.string(), "network, as the source calls it"),
+            _key(
+                "method", pa.string(), "our name of the method where there is one, else the source's; `dense`: unpruned"
+            ),
+            _key("procedure", pa.string(), "when the network is pruned and trained"),
+            _SPARSITY,
+            _number("accuracy", "top-1 accuracy on the test split (ImageNet: validation)", "percent"),
+            Column("spread", pa.string(), "`std x` (percentage points) as the source reports it; empty: not reported"),
+            _count("seeds", "runs behind the mean; 0: not reported"),
+            Column("note", pa.string(), "what else a reader must know"),
+        ],
+    ),
     "costs": (
         "What the jobs before `collect` cost, from Snakemake's benchmark files; 0 where a job was too short to be"
         " sampled. Jobs that serve all runs have an empty run, seed -1.",
@@ -203,6 +275,9 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         ],
     ),
 }
+
+# Tables that every run has; the others belong to no run.
+RUN_TABLES = [name for name in TABLES if name != "published"]
 
 SCHEMAS: dict[str, pa.Schema] = {
     name: pa.schema([pa.field(column.name, column.type, nullable=False) for column in columns])

@@ -7,11 +7,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .costs import advice
+from .rendering import Sheet, comparison_pages
 from .tables import read_table
 
-__all__ = ["cost_view", "print_costs", "print_thresholds", "threshold_view"]
+__all__ = ["cost_view", "print_comparison", "print_costs", "print_thresholds", "sheet_view", "threshold_view"]
 
 # Measurements that a person compares with a prediction: (heading, stage, criterion).
 _MEASURED = (
@@ -109,6 +111,35 @@ def print_costs(results: Path) -> None:
     console.print(cost_view(_rows_of("costs", results)))
     console.print("mem_mb, runtime: for a job like the largest one; a section takes the largest of its rules")
     console.print("finetune: runtime is for all sparsities of a job, that of resources for one: divide it by chunk")
+
+
+def sheet_view(sheet: Sheet) -> Table:
+    """A sheet of the comparison."""
+    table = Table(title=sheet.title, title_justify="left")
+    for number, name in enumerate(sheet.header):
+        table.add_column(name, justify="left" if number < 2 else "right", no_wrap=True)
+    for section in sheet.sections:
+        for row in section:
+            table.add_row(*(Text(cell.text, "bold" if cell.bold else "") for cell in row))
+        table.add_section()
+    return table
+
+
+def print_comparison(results: Path) -> None:
+    """Print the comparison of methods of a results directory, run by run.
+
+    Raises:
+        FileNotFoundError: when the workflow has not finished.
+    """
+    tables = (_rows_of(name, results) for name in ("comparison", "comparison_thresholds"))
+    console = _console(150)
+    for page in comparison_pages(*tables):
+        console.print(Text(f"\n{page.title}", "bold"))
+        console.print(Text(page.text))
+        for sheet in page.sheets:
+            console.print(sheet_view(sheet))
+    console.print("test split; mean ± standard deviation over seeds (rank at that sparsity); † a layer without weights")
+    console.print(f"terms: results/README.md; the same as text: {results}/tables/comparison.md")
 
 
 def print_thresholds(results: Path) -> None:

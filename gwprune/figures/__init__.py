@@ -1,6 +1,7 @@
 """Figures of the result tables: Arrow tables in, one image file out (format by suffix). Needs no display."""
 
 from .axes import from_axis, sparsity_axis, to_axis
+from .comparison import tradeoff
 from .dense import spectral_density, training_history
 from .pruned import predicted_vs_empirical, sparsity_sweep, width_curve
 
@@ -12,6 +13,7 @@ __all__ = [
     "sparsity_sweep",
     "spectral_density",
     "to_axis",
+    "tradeoff",
     "training_history",
     "width_curve",
 ]
@@ -21,5 +23,6 @@ FIGURES = {
     "spectral_density": spectral_density,
     "width_curve": width_curve,
     "sparsity_sweep": sparsity_sweep,
+    "tradeoff": tradeoff,
     "predicted_vs_empirical": predicted_vs_empirical,
 }

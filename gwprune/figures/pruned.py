@@ -32,6 +32,7 @@ from .axes import (
 STAGES = {
     "one_shot": {"linestyle": "-"},
     "fine_tuned": {"linestyle": "--"},
+    "trained": {"linestyle": (0, (3, 1, 1, 1))},
 }
 POINTS = {"marker": "o", "markersize": 3.5, "markerfacecolor": "white"}
 # Predicted thresholds of a sweep: greys, so that none is taken for a method.
@@ -192,7 +193,7 @@ def sparsity_sweep(
                 s, mean, least, most = over_seeds(curve, column)
                 axes.plot(s, mean, color=colours[name], **STAGES[stage])
                 axes.fill_between(s, least, most, color=colours[name], alpha=0.15, linewidth=0)
-                if stage == "fine_tuned":  # few and costly: show each one, also where the mean interpolates
+                if stage != "one_shot":  # few and costly: show each one, also where the mean interpolates
                     y = np.where(np.isfinite(curve[column]), curve[column], np.nan)
                     axes.plot(curve["sparsity"], y, color=colours[name], linestyle="", **POINTS)
             for start, end, colour in spans:
@@ -206,7 +207,7 @@ def sparsity_sweep(
         of_methods = [Line2D([], [], color=colours[name], label=name) for name in methods]
         of_stages = [
             Line2D([], [], color="#333333", label=stage.replace("_", " "), **look, **points)
-            for (stage, look), points in zip(STAGES.items(), ({}, POINTS), strict=True)
+            for (stage, look), points in zip(STAGES.items(), ({}, POINTS, POINTS), strict=True)
             if stage in rows["stage"]
         ]
         of_lines = [Line2D([], [], label=text, **look) for _, look, text in lines]

@@ -11,8 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..comparison import comparison_rows, comparison_threshold_rows, source_of
 from ..files import atomic_path
 from ..jobs import Job
+from ..published import published_rows
+from ..rendering import comparison_pages, html, markdown
 from ..tables import combine, read_table, table_provenance, write_table
 from ..thresholds import Criterion, criteria_of, empirical_threshold
 
@@ -114,12 +117,16 @@ def collect(
     *,
     dense: Sequence[str],
     criteria: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+    asked: Sequence[float],
     benchmarks: Iterable[Mapping[str, Any]],
 ) -> None:
-    """Tables of one run: join the part files (table -> files) of its seeds, derive `empirical`, `thresholds`, `costs`.
+    """Tables of one run: join the part files (table -> files) of its seeds, derive all the others.
 
     Args:
         dense: dense summaries, one for each item of ``criteria``, which says run, seed, epsilon_rules, accuracy_drops.
+        facts: network, dataset and l1 of the run, as in table `comparison`.
+        asked: sparsities of the one-shot sweeps that the configuration asks for; the others are bisection's.
     """
     wanted = {
         (item["run"], item["seed"]): criteria_of(file, item["epsilon_rules"], item["accuracy_drops"])
@@ -131,6 +138,10 @@ def collect(
     empirical = write_table("empirical", empirical_rows(joined["sweep"], wanted), out["empirical"], origin)
     write_table("thresholds", threshold_rows(joined["predictions"], empirical), out["thresholds"], origin)
     write_table("costs", cost_rows(benchmarks), out["costs"], origin)
+    compared = comparison_rows(joined["sweep"], facts, asked, source_of(origin))
+    write_table("comparison", compared, out["comparison"], origin)
+    thresholds = comparison_threshold_rows(empirical, facts)
+    write_table("comparison_thresholds", thresholds, out["comparison_thresholds"], origin)
 
 
 def aggregate(
@@ -140,16 +151,23 @@ def aggregate(
     *,
     benchmarks: Iterable[Mapping[str, Any]],
     csv_file: str,
+    pages: Mapping[str, str],
 ) -> None:
     """Join the tables of all runs (table -> files); thresholds.csv says what table `thresholds` says.
 
     Args:
         benchmarks: of jobs that belong to no single run.
+        pages: files of the rendered comparison, keys ``markdown`` and ``html``.
     """
     origin = job.provenance()
     joined = {name: combine(name, files, out[name], origin) for name, files in runs.items() if name != "costs"}
     costs = [row for file in runs["costs"] for row in read_table("costs", file).to_pylist()]
     write_table("costs", [*costs, *cost_rows(benchmarks)], out["costs"], table_provenance(joined["sweep"]))
+    write_table("published", published_rows(), out["published"], origin)
+    found = comparison_pages(*(joined[name].to_pylist() for name in ("comparison", "comparison_thresholds")))
+    for kind, render in (("markdown", markdown), ("html", html)):
+        with atomic_path(pages[kind]) as temporary:
+            temporary.write_text(render(found))
     thresholds = joined["thresholds"]
     with atomic_path(csv_file) as temporary, open(temporary, "w", newline="") as stream:
         writer = csv.DictWriter(stream, thresholds.schema.names)

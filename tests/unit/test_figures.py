@@ -21,6 +21,7 @@ from gwprune.figures.axes import (
     sparsity_ticks,
     to_axis,
 )
+from gwprune.figures.comparison import _looks
 from gwprune.figures.dense import asinh_scale, smeared_density
 from gwprune.figures.pruned import over_seeds
 from gwprune.tables import SCHEMAS
@@ -123,6 +124,19 @@ def _empirical(run, seed, rng):
         }  # fmt: skip
 
 
+def _comparison(run):
+    for method, decades in {**METHODS, "imp": 0.1}.items():
+        for stage in ("trained",) if method == "imp" else ("one_shot", "fine_tuned"):
+            for s in (0.0, 0.5, 0.9, 0.99):
+                yield {
+                    "network": "fc", "dataset": "digits", "run": run, "l1": 1e-4, "method": method, "stage": stage,
+                    "sparsity": s, "seeds": 2, "accuracy_mean": 90 - 5 * decades * to_axis(s), "accuracy_std": 0.5,
+                    "top5_mean": 99.0, "loss_mean": 0.3, "dense_accuracy_mean": 90.0, "compression": 1 / (1 - s),
+                    "dense_multiply_adds": 1e6, "multiply_adds": 1e6 * (1 - s), "speedup": 1 / (1 - s),
+                    "epochs": 30.0, "empty_layers": 0, "rank": 1, "ranked": 7, "stage_rank": 1, "source": "measured",
+                }  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def tables():
     rng = np.random.default_rng(0)
@@ -146,6 +160,7 @@ def tables():
         for e in rows["empirical"]
         if (p["run"], p["seed"]) == (e["run"], e["seed"])
     ]
+    rows["comparison"] = [row for run in RUNS for row in _comparison(run)]
     return {name: _table(name, values) for name, values in rows.items()}
 
 
@@ -154,6 +169,7 @@ INPUTS = {
     "spectral_density": ["spectra"],
     "width_curve": ["width_curves", "predictions"],
     "sparsity_sweep": ["sweep", "predictions", "empirical"],
+    "tradeoff": ["comparison"],
     "predicted_vs_empirical": ["thresholds"],
 }
 
@@ -164,7 +180,7 @@ def _draw(name, tables, path, run="fc5_fashion_mnist", **options):
     return path.read_bytes()
 
 
-def test_all_five_are_registered():
+def test_all_are_registered():
     assert set(figures.FIGURES) == set(INPUTS)
 
 
@@ -225,6 +241,34 @@ def _clean(name, tables, tmp_path, **options):
         warnings.simplefilter("error")
         _draw(name, tables, path, **options)
     return _texts(path)
+
+
+def test_a_row_of_panels_for_each_stage_and_a_band_where_there_are_seeds(tables, tmp_path):
+    texts = _clean("tradeoff", tables, tmp_path)
+    assert {"one shot", "fine tuned", "trained", "dense network", "one standard deviation", *METHODS} <= texts
+    table = tables["comparison"]
+    single = _set(_keep(table, stage=["one_shot"]), "seeds", 1, True)
+    texts = _clean("tradeoff", {"comparison": single}, tmp_path)
+    assert "fine tuned" not in texts
+    assert "one standard deviation" not in texts
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_tradeoff_of_a_network_without_a_weight(odd, tables, tmp_path):
+    table = tables["comparison"]
+    _clean("tradeoff", {"comparison": _set(table, "speedup", odd, table["sparsity"].to_numpy() > 0.9)}, tmp_path)
+    _clean("tradeoff", {"comparison": _set(table, "speedup", odd, True)}, tmp_path)
+
+
+def test_twenty_methods_look_different_each():
+    looks = _looks([f"method{i}" for i in range(24)]).values()
+    assert len({(look["color"], look["marker"], look["markerfacecolor"]) for look in looks}) == 24
+
+
+def test_trained_networks_stand_in_the_sweep(tables, tmp_path):
+    sweep = tables["sweep"]
+    trained = sweep.set_column(3, "stage", pa.array(["trained"] * len(sweep))).cast(sweep.schema)
+    assert "trained" in _clean("sparsity_sweep", {**tables, "sweep": pa.concat_tables([sweep, trained])}, tmp_path)
 
 
 def test_sweep_with_pieces_missing(tables, tmp_path):

@@ -31,7 +31,7 @@ from gwprune.parameters import PrunableSet
 from gwprune.pruning import rank
 from gwprune.stages import dense as dense_stage
 from gwprune.stages import masked, prediction, pruned, results
-from gwprune.tables import SCHEMAS, TableError, read_table
+from gwprune.tables import RUN_TABLES, SCHEMAS, TableError, read_table
 from gwprune.thresholds import criteria_of
 from gwprune.training import train
 
@@ -76,6 +76,7 @@ class Files:
         self.curves = str(root / "width_curves.parquet")
         self.predictions = str(root / "predictions.parquet")
         self.csv = str(root / "thresholds.csv")
+        self.pages = {kind: str(root / f"comparison.{kind}") for kind in ("markdown", "html")}
 
     def probe(self, operator: str, number: int) -> str:
         return str(self.root / f"{operator}_{number}.npz")
@@ -217,14 +218,24 @@ def criteria_item() -> dict:
 
 
 def aggregate(files: Files, out: Files, parts: dict[str, list[str]], benchmarks=()) -> None:
-    collected = {name: str(out.root / f"run_{name}.parquet") for name in SCHEMAS}
-    results.collect(JOB, parts, collected, dense=[files.dense], criteria=[criteria_item()], benchmarks=benchmarks)
+    collected = {name: str(out.root / f"run_{name}.parquet") for name in RUN_TABLES}
+    results.collect(
+        JOB,
+        parts,
+        collected,
+        dense=[files.dense],
+        criteria=[criteria_item()],
+        facts={"network": "fc(hidden=[12])", "dataset": "digits", "l1": RUN.l1},
+        asked=SETTINGS.pruning.sparsities,
+        benchmarks=benchmarks,
+    )
     results.aggregate(
         JOB,
         {name: [path] for name, path in collected.items()},
         {name: out.table(name) for name in SCHEMAS},
         benchmarks=[{"run": "", "seed": -1, "rule": "prepare_data", "job": "x", "file": str(files.root / "x.tsv")}],
         csv_file=out.csv,
+        pages=out.pages,
     )
 
 
@@ -284,6 +295,39 @@ def loaded(files: Files) -> SimpleNamespace:
         images=images,
         splits={name: DeviceSplit.from_data(images, name) for name in SPLITS},
     )
+
+
+# --- the comparison -----------------------------------------------------------------------------------------
+
+
+def test_the_comparison_holds_the_test_rows_of_the_asked_sparsities_and_no_published_number(files):
+    compared = rows(files, "comparison")
+    asked = {0.0, *SETTINGS.pruning.sparsities}
+    expected = {(method, "one_shot", s) for method in SETTINGS.pruning.methods for s in asked}
+    expected |= {("magnitude", "fine_tuned", s) for s in SETTINGS.fine_tuning.sparsities}
+    assert {(row["method"], row["stage"], row["sparsity"]) for row in compared} == expected
+    for row in compared:
+        key = {name: row[name] for name in ("method", "stage", "sparsity")}
+        (tested,) = rows(files, "sweep", split="test", **key)
+        assert row["accuracy_mean"] == tested["accuracy"]
+        assert row["epochs"] == (3 if row["stage"] == "fine_tuned" else 2)
+        assert row["compression"] == DIMENSION / tested["nonzeros"]
+        assert row["speedup"] == pytest.approx(row["compression"])  # fully connected: one product a weight
+        assert (row["run"], row["l1"], row["dataset"]) == (RUN.name, 1e-3, "digits")
+        assert row["source"].startswith("measured: gwprune ")
+    citations = {row["citation"] for row in rows(files, "published")}
+    assert citations
+    assert not citations & {row["source"] for row in compared}
+    thresholds = rows(files, "comparison_thresholds")
+    assert len(thresholds) == len(rows(files, "empirical"))
+    assert all(row["seeds"] == 1 for row in thresholds)
+
+
+def test_the_pages_show_the_comparison(files):
+    texts = {kind: Path(path).read_text() for kind, path in files.pages.items()}
+    best = min(rows(files, "comparison", sparsity=0.5), key=lambda row: row["rank"])
+    assert f"{best['accuracy_mean']:.2f} ± 0.00 (1)" in texts["markdown"]
+    assert f"{best['accuracy_mean']:.2f} ± 0.00 (1)" in texts["html"]
 
 
 # --- data and training --------------------------------------------------------------------------------------
@@ -705,7 +749,8 @@ def test_every_table_is_written_for_this_run_with_its_provenance(files):
     for name in SCHEMAS:
         table = read_table(name, files.table(name))
         assert table.num_rows > 0, name
-        assert set(table["run"].to_pylist()) == {RUN.name}
+        if name in RUN_TABLES:
+            assert set(table["run"].to_pylist()) == {RUN.name}
         metadata = pq.read_schema(files.table(name)).metadata
         assert metadata[b"gwprune.table"] == name.encode()
         assert metadata[b"gwprune.config_hash"] == JOB.provenance()["config_hash"].encode()

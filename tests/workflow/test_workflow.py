@@ -69,7 +69,7 @@ def test_every_job_left_a_log_and_a_cost(finished):
 
 def test_figures_are_pictures(finished):
     figures = list((finished.directory / "results/figures").rglob("*.svg"))
-    assert len(figures) == 5
+    assert len(figures) == 6
     for figure in figures:
         assert ElementTree.parse(figure).getroot().tag.endswith("svg")
 
@@ -179,7 +179,8 @@ def test_the_report_is_one_file_with_every_figure(finished, tiny):
     done = finished.run(tiny, "--report", str(path))
     assert done.returncode == 0, done.stdout + done.stderr
     text = path.read_text()
-    for name in ("training_history", "spectral_density", "width_curve", "sparsity_sweep", "predicted_vs_empirical"):
+    assert "predicted_vs_empirical" in text
+    for name in ("training_history", "spectral_density", "width_curve", "sparsity_sweep", "tradeoff", "comparison"):
         assert name in text
     assert not re.search(r'<(script|link|img)[^>]+(src|href)="https?://', text)
 

@@ -2,7 +2,7 @@ rule collect:
     input:
         unpack(parts),
     output:
-        **{name: run_table(name) for name in TABLES},
+        **{name: run_table(name) for name in RUN_TABLES},
     log:
         f"{LOGS}/collect/{{run}}.log",
     benchmark:
@@ -16,6 +16,8 @@ rule collect:
     params:
         parts=PARTS,
         criteria=criteria,
+        facts=facts,
+        asked=lambda wildcards: settings(wildcards).experiment.pruning.sparsities,
         benchmarks=benchmarks,
         config=run_provenance,
     script:
@@ -24,10 +26,17 @@ rule collect:
 
 rule aggregate:
     input:
-        **{name: [run_table(name).format(run=run) for run in RUNS] for name in TABLES},
+        **{name: [run_table(name).format(run=run) for run in RUNS] for name in RUN_TABLES},
     output:
         **{name: f"{RESULTS}/tables/{name}.parquet" for name in TABLES},
         csv=f"{RESULTS}/tables/thresholds.csv",
+        markdown=f"{RESULTS}/tables/comparison.md",
+        html=report(
+            f"{RESULTS}/tables/comparison.html",
+            caption="../report/comparison.rst",
+            category="Comparison of methods",
+            labels={"table": "comparison"},
+        ),
     log:
         f"{LOGS}/aggregate.log",
     benchmark:

@@ -4,9 +4,10 @@ import re
 from dataclasses import asdict
 
 from gwprune import config as gwconfig
+from gwprune.comparison import in_words
 from gwprune.config.runs import sparsity_token
 from gwprune.pruning import METHODS, without_control
-from gwprune.tables import TABLES
+from gwprune.tables import RUN_TABLES, TABLES
 from snakemake.exceptions import WorkflowError
 
 try:
@@ -259,6 +260,17 @@ def criteria(wildcards):
     ]
 
 
+def facts(wildcards):
+    """What the comparison says of a run beside its name."""
+    run = settings(wildcards)
+    network, dataset = run.experiment.network, run.experiment.dataset
+    return {
+        "network": in_words(network.name, network.options),
+        "dataset": in_words(dataset.name, dataset.options),
+        "l1": run.l1,
+    }
+
+
 def benchmarks(wildcards):
     """Every benchmark file of a run with the seed, rule and job that it belongs to."""
     run = wildcards.run
@@ -309,7 +321,8 @@ PROVENANCE = CONFIG.model_dump(mode="json", exclude={"resources", "results", "da
 
 
 def final_tables():
-    return [f"{RESULTS}/tables/{name}.parquet" for name in TABLES] + [f"{RESULTS}/tables/thresholds.csv"]
+    texts = ("thresholds.csv", "comparison.md", "comparison.html")
+    return [f"{RESULTS}/tables/{name}" for name in (*(f"{table}.parquet" for table in TABLES), *texts)]
 
 
 RUN_FIGURES = {
@@ -317,6 +330,7 @@ RUN_FIGURES = {
     "spectral_density": ["spectra"],
     "width_curve": ["width_curves", "predictions"],
     "sparsity_sweep": ["sweep", "predictions", "empirical"],
+    "tradeoff": ["comparison"],
 }
 
 

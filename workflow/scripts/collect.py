@@ -1,13 +1,15 @@
 from gwprune.jobs import from_snakemake
 from gwprune.stages.results import collect
-from gwprune.tables import TABLES
+from gwprune.tables import RUN_TABLES
 
 with from_snakemake(snakemake, settings=snakemake.params.config) as this:
     collect(
         this,
         {name: snakemake.input[name] for name in snakemake.params.parts},
-        {name: snakemake.output[name] for name in TABLES},
+        {name: snakemake.output[name] for name in RUN_TABLES},
         dense=snakemake.input.dense,
         criteria=snakemake.params.criteria,
+        facts=snakemake.params.facts,
+        asked=snakemake.params.asked,
         benchmarks=snakemake.params.benchmarks,
     )

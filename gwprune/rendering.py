@@ -1,0 +1,203 @@
+"""The comparison as people read it: sheets of cells, as Markdown (which is aligned, for terminals too) and as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+from typing import Any
+
+__all__ = ["Cell", "Page", "Sheet", "comparison_pages", "html", "markdown"]
+
+Row = dict[str, Any]
+
+STAGES = ("one_shot", "fine_tuned", "trained")
+_COLUMNS = 5  # sparsities side by side, so that a line fits on a wide terminal
+_EMPTY = "†"
+_NOTES = (
+    "Accuracies are of the test split, in percent: mean ± standard deviation over the seeds, in brackets the rank among"
+    f" all methods and stages at the same sparsity; the best is bold. {_EMPTY}: some layer has no weight left.",
+    "Speed-up is theoretical: multiply-adds of the dense network over those of the weights left. Epochs count from"
+    " initialisation. Thresholds: mean ± standard deviation over the seeds; >=: some seed met it throughout.",
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text, bold or not."""
+
+    text: str
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of texts: sections of rows, as long as the header each."""
+
+    title: str
+    header: Sequence[str]
+    sections: Sequence[Sequence[Sequence[Cell]]]
+
+    @property
+    def rows(self) -> Iterator[Sequence[Cell]]:
+        """All rows, section after section."""
+        return (row for section in self.sections for row in section)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What is said of one run."""
+
+    title: str
+    text: str
+    sheets: Sequence[Sheet]
+
+
+def _stage(row: Row) -> tuple[int, str]:
+    return (STAGES.index(row["stage"]) if row["stage"] in STAGES else len(STAGES), row["stage"])
+
+
+def _sections(rows: Iterable[Row], columns: Sequence, column: Callable, cells: Callable) -> list[list[list[Cell]]]:
+    """One section a stage, one row a method: ``cells(by_column)`` behind the names of both."""
+    order = sorted(rows, key=lambda row: (_stage(row), row["method"] != "magnitude", row["method"]))
+    sections = []
+    for stage, part in groupby(order, key=lambda row: row["stage"]):
+        lines = []
+        for method, found in groupby(part, key=lambda row: row["method"]):
+            by_column = {column(row): row for row in found}
+            if any(key in by_column for key in columns):
+                lines.append([Cell(stage), Cell(method), *cells(by_column)])
+        sections += [lines] if lines else []
+    return sections
+
+
+def _factor(value: float) -> str:
+    return f"x{value:.3g}" if value < 1000 else f"x{value:.0f}"
+
+
+def _epochs(rows: Iterable[Row]) -> str:
+    values = [row["epochs"] for row in rows]
+    ends = [f"{value:.4g}" for value in (min(values), max(values))]
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+
+
+def _accuracy(row: Row | None) -> Cell:
+    if row is None:
+        return Cell("-")
+    mark = _EMPTY if row["empty_layers"] else ""
+    text = f"{row['accuracy_mean']:.2f} ± {row['accuracy_std']:.2f} ({row['rank']}){mark}"
+    return Cell(text, bold=row["rank"] == 1 and row["ranked"] > 1)
+
+
+def _threshold(row: Row | None) -> Cell:
+    if row is None:
+        return Cell("-")
+    if row["threshold_mean"] == 0.0:  # missed at the first sparsity that was tried, by every seed
+        return Cell(f"< {row['threshold_upper']:.4f}")
+    bound = ">= " if row["reached_seeds"] < row["seeds"] else ""
+    return Cell(f"{bound}{row['threshold_mean']:.4f} ± {row['threshold_std']:.4f}")
+
+
+def _accuracy_sheets(rows: list[Row]) -> Iterator[Sheet]:
+    pruned = [row for row in rows if row["sparsity"] > 0]
+    sparsities = sorted({row["sparsity"] for row in pruned})
+    for block in (sparsities[start : start + _COLUMNS] for start in range(0, len(sparsities), _COLUMNS)):
+        part = [row for row in pruned if row["sparsity"] in block]
+        names = [f"{sparsity:.6g}" for sparsity in block]
+        # Of the same sparsity, so the same for all but for rounding.
+        kept = {row["sparsity"]: row["compression"] for row in part}
+        compression = [Cell(""), Cell("compression"), *(Cell(_factor(kept[s])) for s in block), Cell("")]
+        accuracies = _sections(
+            part,
+            block,
+            lambda row: row["sparsity"],
+            lambda found, block=block: [*(_accuracy(found.get(s)) for s in block), Cell(_epochs(found.values()))],
+        )
+        header = ["stage", "method", *names]
+        yield Sheet("test accuracy at each sparsity", [*header, "epochs"], [[compression], *accuracies])
+        speedups = _sections(
+            part,
+            block,
+            lambda row: row["sparsity"],
+            lambda found, block=block: [Cell(_factor(found[s]["speedup"]) if s in found else "-") for s in block],
+        )
+        yield Sheet("theoretical speed-up at each sparsity", header, speedups)
+
+
+def _threshold_sheets(rows: list[Row]) -> Iterator[Sheet]:
+    def column(row: Row) -> tuple[str, str]:
+        return row["criterion"], row["epsilon_rule"]
+
+    columns = sorted({column(row) for row in rows}, key=lambda key: (key[0].startswith("accuracy"), key))
+    if columns:
+        sections = _sections(rows, columns, column, lambda found: [_threshold(found.get(key)) for key in columns])
+        names = [" ".join(filter(None, key)) for key in columns]
+        yield Sheet("measured thresholds (sparsity)", ["stage", "method", *names], sections)
+
+
+def comparison_pages(rows: Iterable[Row], thresholds: Iterable[Row]) -> list[Page]:
+    """Pages of tables `comparison` and `comparison_thresholds`, one a run, by network, data set and recipe."""
+    rows, thresholds = list(rows), list(thresholds)
+    pages = []
+    for network, dataset, run in sorted({(row["network"], row["dataset"], row["run"]) for row in rows}):
+        own = [row for row in rows if row["run"] == run]
+        counts = [row["seeds"] for row in own]
+        seeds = sorted({min(counts), max(counts)})
+        dense = next((row for row in own if row["stage"] == "one_shot" and row["sparsity"] == 0), own[0])
+        deviation = f" ± {dense['accuracy_std']:.2f}" if dense["sparsity"] == 0 else ""
+        text = (
+            f"run {run}; {' to '.join(map(str, seeds))} seed(s); dense network:"
+            f" {dense['dense_accuracy_mean']:.2f}{deviation} % on the test split,"
+            f" {dense['dense_multiply_adds']:,.0f} multiply-adds; {dense['source']}"
+        )
+        sheets = [*_accuracy_sheets(own), *_threshold_sheets([row for row in thresholds if row["run"] == run])]
+        pages.append(Page(f"{network} on {dataset}, l1 {own[0]['l1']:g}", text, sheets))
+    return pages
+
+
+def markdown(pages: Iterable[Page]) -> str:
+    """The pages as one Markdown text, its columns aligned."""
+    lines = ["# Comparison of pruning methods", "", *(line for note in _NOTES for line in (note, ""))]
+    for page in pages:
+        lines += [f"## {page.title}", "", page.text, ""]
+        for sheet in page.sheets:
+            texts = [[f"**{cell.text}**" if cell.bold else cell.text for cell in row] for row in sheet.rows]
+            widths = [max(map(len, column)) for column in zip(sheet.header, *texts, strict=True)]
+
+            def line(cells: Iterable[str], widths: Sequence[int] = widths) -> str:
+                # Names to the left, numbers to the right.
+                padded = [f"{cell:{'<' if i < 2 else '>'}{widths[i]}}" for i, cell in enumerate(cells)]
+                return f"| {' | '.join(padded)} |"
+
+            rule = [f"{'-' * (width - 1)}{'-' if i < 2 else ':'}" for i, width in enumerate(widths)]
+            lines += [f"### {sheet.title}", "", line(sheet.header), line(rule), *map(line, texts), ""]
+    return "\n".join(lines)
+
+
+_STYLE = (
+    "body{font:14px sans-serif;margin:1.5em}table{border-collapse:collapse;margin-bottom:1.5em}"
+    "th,td{padding:2px 10px;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}"
+    "th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}tbody{border-bottom:2px solid #888}"
+)
+
+
+def html(pages: Iterable[Page]) -> str:
+    """The pages as one HTML document that needs nothing else."""
+
+    def line(cells: Iterable[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
+
+    lines = ["<!DOCTYPE html>", '<html lang="en"><head><meta charset="utf-8"><title>Comparison</title>']
+    lines += [f"<style>{_STYLE}</style></head><body>", "<h1>Comparison of pruning methods</h1>"]
+    lines += [f"<p>{escape(note)}</p>" for note in _NOTES]
+    for page in pages:
+        lines += [f"<h2>{escape(page.title)}</h2>", f"<p>{escape(page.text)}</p>"]
+        for sheet in page.sheets:
+            lines += [f"<h3>{escape(sheet.title)}</h3>", "<table>"]
+            lines.append(f"<thead>{line(map(escape, sheet.header), 'th')}</thead>")
+            for section in sheet.sections:
+                cells = ([f"<b>{escape(c.text)}</b>" if c.bold else escape(c.text) for c in row] for row in section)
+                lines += ["<tbody>", *(line(row, "td") for row in cells), "</tbody>"]
+            lines.append("</table>")
+    return "\n".join([*lines, "</body></html>", ""])
