@@ -79,7 +79,11 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             _RUN,
             _SEED,
             _key("epoch", pa.int64(), "1 for the first epoch"),
-            _number("train_loss", "data loss, running mean over the epoch's batches in training mode", "nats"),
+            _number(
+                "train_loss",
+                "data loss (without label smoothing), running mean over the epoch's batches in training mode",
+                "nats",
+            ),
             _number("train_accuracy", "running accuracy over the epoch in training mode", "percent"),
             _number("val_loss", "data loss on the validation split after the epoch", "nats"),
             _number("val_accuracy", "accuracy on the validation split after the epoch", "percent"),

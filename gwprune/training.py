@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,9 @@ class Recipe:
     gamma: float = 0.1
     warmup_epochs: float = 0.0
     augmentation: str = "none"
+    label_smoothing: float = 0.0
+    accumulation: int = 1
+    mixed_precision: bool = False
     l1: float = 0.0
 
 
@@ -108,6 +112,7 @@ def train(
     the whole recipe, so segments that hand over ``momentum`` end in the same bits as one training without a break.
 
     Args:
+        recipe: its ``label_smoothing`` is in the gradient alone; every reported loss is plain cross-entropy.
         mask: boolean (D,); weights where it is False are set to 0 and stay exactly 0.
         checkpoint: file that is rewritten after every epoch but the last one of the segment, taken up again when it
             is there and belongs to the same segment of the same recipe, seed, data and network, and left for the
@@ -141,9 +146,12 @@ def train(
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
+        fused=True,  # one pass over the weights instead of three
     )
-    if momentum:
-        _hand_over(momentum, model, optimizer, prunable, masks)
+    _start_momentum(momentum or {}, model, optimizer, prunable, masks)
+    precision = _precision(recipe, train_split.device)
+    # Every step's l1 term goes through it: fresh memory of that size costs more than the arithmetic.
+    scratch = prunable.parameters[0].new_empty(max(prunable.sizes) if recipe.l1 else 0)
     guard = (
         ""
         if checkpoint is None
@@ -178,14 +186,12 @@ def train(
                 group["lr"] = learning_rate(recipe, (epoch - 1) * steps_per_epoch + step, steps_per_epoch)
             if len(labels) == 1 and step:
                 continue  # batch normalisation has no variance of a single leftover sample
-            output = model(inputs)
-            loss = functional.cross_entropy(output, labels)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            _penalise(prunable, recipe.l1, masks)
+            loss, hits = _add_gradient(model, inputs, labels, recipe, precision)
+            _penalise(prunable, recipe.l1, masks, scratch)
             optimizer.step()
-            losses.append(loss.detach())
-            correct += (output.detach().argmax(1) == labels).sum()
+            losses.append(loss)
+            correct += hits
             seen += len(labels)
             if (step + 1) % 100 == 0:  # each look waits for the device
                 _check_finite(losses, epoch)
@@ -212,33 +218,67 @@ def train(
         _assert_held(prunable, masks)
     if momentum is not None:
         for name, parameter in model.named_parameters():
-            buffer = optimizer.state[parameter].get("momentum_buffer")
-            momentum[name] = torch.zeros_like(parameter) if buffer is None else buffer.clone()
+            momentum[name] = optimizer.state[parameter]["momentum_buffer"].clone()
     return history
 
 
-def _hand_over(
+def _start_momentum(
     momentum: Mapping[str, Tensor],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     prunable: PrunableSet,
     masks: list[Tensor] | None,
 ) -> None:
-    """Start the optimizer with these buffers, without the entries of pruned weights: those would move from 0."""
+    """Give the optimizer these buffers (none: zeros) without the entries of pruned weights: those would move from 0."""
     parameters = dict(model.named_parameters())
     expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     given = {name: tuple(buffer.shape) for name, buffer in momentum.items()}
-    if given != expected:
+    if given not in ({}, expected):
         wrong = sorted(name for name in expected | given if given.get(name) != expected.get(name))
         raise ValueError(
             "momentum does not fit the network: "
             + ", ".join(f"{name} has shape {given.get(name)}, expected {expected.get(name)}" for name in wrong[:3])
         )
     for name, parameter in parameters.items():
-        optimizer.state[parameter]["momentum_buffer"] = momentum[name].detach().to(parameter, copy=True)
+        buffer = torch.zeros_like(parameter)  # in the parameter's memory layout, as the fused step wants it
+        optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(momentum[name]) if momentum else buffer
     if masks is not None:
         for weight, kept in zip(prunable.parameters, masks, strict=True):
             optimizer.state[weight]["momentum_buffer"].mul_(kept)
+
+
+def _precision(recipe: Recipe, device: torch.device) -> AbstractContextManager:
+    """Where forward passes are computed. bfloat16 needs no loss scaling, hence no state between segments."""
+    if not recipe.mixed_precision:
+        return nullcontext()
+    if device.type != "cuda":
+        logger.info("mixed_precision is for CUDA devices: training on %s in single precision", device)
+        return nullcontext()
+    return torch.autocast("cuda", dtype=torch.bfloat16)
+
+
+def _add_gradient(
+    model: nn.Module, inputs: Tensor, labels: Tensor, recipe: Recipe, precision: AbstractContextManager
+) -> tuple[Tensor, Tensor]:
+    """Add the gradient of the mean loss over the batch, one micro-batch after the other.
+
+    Returns:
+        Mean cross-entropy without smoothing, and the number of samples that were classified rightly.
+    """
+    pieces = math.ceil(len(labels) * recipe.accumulation / recipe.batch_size)
+    total, hits = 0.0, 0
+    for part, targets in zip(inputs.tensor_split(pieces), labels.tensor_split(pieces), strict=True):
+        share = len(targets) / len(labels)
+        with precision:
+            output = model(part)
+            loss = functional.cross_entropy(output, targets, label_smoothing=recipe.label_smoothing)
+        (loss * share if pieces > 1 else loss).backward()
+        output, loss = output.detach(), loss.detach()
+        if recipe.label_smoothing:
+            loss = functional.cross_entropy(output.float(), targets)
+        total = total + loss * share
+        hits = hits + (output.argmax(1) == targets).sum()
+    return total, hits
 
 
 def _apply(prunable: PrunableSet, masks: list[Tensor]) -> None:
@@ -247,16 +287,17 @@ def _apply(prunable: PrunableSet, masks: list[Tensor]) -> None:
             weight.mul_(kept)
 
 
-def _penalise(prunable: PrunableSet, l1: float, masks: list[Tensor] | None) -> None:
+@torch.no_grad()
+def _penalise(prunable: PrunableSet, l1: float, masks: list[Tensor] | None, scratch: Tensor) -> None:
     """Add the l1 subgradient; then drop gradients of pruned weights, so that momentum never moves them from 0."""
-    with torch.no_grad():
-        for index, weight in enumerate(prunable.parameters):
-            if weight.grad is None:
-                continue
-            if l1:
-                weight.grad.add_(weight.sign(), alpha=l1)
-            if masks is not None:
-                weight.grad.mul_(masks[index])
+    for index, weight in enumerate(prunable.parameters):
+        if weight.grad is None:
+            continue
+        if l1:
+            sign = torch.sign(weight, out=scratch[: weight.numel()].view(weight.shape))
+            weight.grad.add_(sign, alpha=l1)
+        if masks is not None:
+            weight.grad.mul_(masks[index])
 
 
 def _assert_held(prunable: PrunableSet, masks: list[Tensor]) -> None:

@@ -121,6 +121,22 @@ class Optimisation(Strict):
     augmentation: Literal["none", "flip", "crop_flip"] = Field(
         default="none", description="random flips, or flips and crops with 4 pixels of padding, on the device"
     )
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="share of each target that is spread over all classes, for the gradient only: reported losses and"
+        " tolerances are of plain cross-entropy",
+    )
+    accumulation: int = Field(
+        default=1,
+        ge=1,
+        description="each step's gradient is summed over so many equal parts of its batch, one after the other, to"
+        " save memory; divides `batch_size`",
+    )
+    mixed_precision: StrictBool = Field(
+        default=False, description="forward passes of training in bfloat16 (autocast), on CUDA only"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Optimisation:
@@ -130,6 +146,8 @@ class Optimisation(Strict):
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} is longer than epochs, {self.epochs}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"accumulation {self.accumulation} does not divide batch_size, {self.batch_size}")
         return self
 
 

@@ -106,6 +106,10 @@ def test_the_allowed_keys_of_an_unknown_key_are_those_of_its_own_section():
         ("training.lr", 0.0, "greater than 0"),
         ("training.momentum", 1.0, "less than 1"),
         ("training.nesterov", "perhaps", "boolean"),
+        ("training.mixed_precision", "perhaps", "boolean"),
+        ("training.label_smoothing", 1.0, "less than 1"),
+        ("training.label_smoothing", -0.1, "greater than or equal to 0"),
+        ("training.accumulation", 0, "greater than or equal to 1"),
         ("training.milestones", 3, "list"),
         ("training.l1", -1e-4, "greater than or equal to 0"),
         ("training", "long", "dictionary"),
@@ -274,6 +278,14 @@ def test_multistep_without_milestones_is_refused(section):
 def test_nesterov_without_momentum_is_refused():
     line = only_fault(values(training={"nesterov": True, "momentum": 0}))
     assert line == "training: nesterov needs a momentum above 0"
+
+
+@pytest.mark.parametrize("section", ["training", "fine_tuning"])
+def test_an_accumulation_that_does_not_divide_the_batch_is_refused(section):
+    line = only_fault(values(**{section: {"batch_size": 100, "accumulation": 3}}))
+    assert line == f"{section}: accumulation 3 does not divide batch_size, 100"
+    (run,) = config.expand(config.load(values(**{section: {"batch_size": 100, "accumulation": 4}}))).values()
+    assert (run.recipe() if section == "training" else run.fine_tuning())["accumulation"] == 4
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -13,39 +13,21 @@ from torch.nn import functional
 from gwprune.datasets import DeviceSplit
 from gwprune.evaluation import evaluate
 from gwprune.parameters import PrunableSet
-from gwprune.training import DivergedError, EpochRecord, Recipe, learning_rate, train
+from gwprune.training import DivergedError, Recipe, learning_rate, train
 
-
-def split(count: int, seed: int) -> DeviceSplit:
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 256, (count, 1, 4, 4), generator=generator, dtype=torch.uint8)
-    return DeviceSplit(images, torch.randint(0, 3, (count,), generator=generator), [0.5], [0.3])
-
-
-TRAIN, VAL = split(26, 0), split(9, 1)
-
-
-def network(seed: int = 0) -> nn.Sequential:
-    """Dropout draws random numbers and batch normalisation keeps state: both must survive an interruption."""
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
-
-
-def plain(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
-
-
-RECIPE = Recipe(epochs=4, batch_size=6, lr=0.1, momentum=0.9, weight_decay=1e-3, l1=1e-3)
-
-
-def state(model: nn.Module) -> dict[str, bytes]:
-    return {name: tensor.detach().numpy().tobytes() for name, tensor in model.state_dict().items()}
-
-
-def without_time(records: list[EpochRecord]) -> list[EpochRecord]:
-    return [replace(record, seconds=0.0) for record in records]
-
+from .helpers_training import (
+    RECIPE,
+    TRAIN,
+    VAL,
+    StopError,
+    network,
+    plain,
+    random_mask,
+    split,
+    state,
+    stop_after,
+    without_time,
+)
 
 # --- learning rate ------------------------------------------------------------------------------------------
 
@@ -173,10 +155,6 @@ def test_a_last_batch_of_one_sample_does_not_stop_a_network_with_batch_normalisa
 # --- masks --------------------------------------------------------------------------------------------------
 
 
-def random_mask(model: nn.Module, seed: int = 0) -> torch.Tensor:
-    return torch.rand(PrunableSet(model).dimension, generator=torch.Generator().manual_seed(seed)) < 0.4
-
-
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("make", [plain, network])
 def test_a_mask_is_held_exactly_with_momentum_weight_decay_and_l1(make, nesterov):
@@ -261,18 +239,6 @@ def test_augmentation_changes_the_inputs_but_stays_repeatable():
 
 
 # --- interrupted and taken up again ---------------------------------------------------------------------------
-
-
-class StopError(Exception):
-    pass
-
-
-def stop_after(epoch: int):
-    def progress(record: EpochRecord) -> None:
-        if record.epoch == epoch:
-            raise StopError
-
-    return progress
 
 
 def interrupt(path, epoch: int = 2, recipe: Recipe = RECIPE, seed: int = 3, **more) -> None:
@@ -379,128 +345,6 @@ def test_a_corrupt_checkpoint_is_ignored(tmp_path, content):
     train(undisturbed, TRAIN, VAL, RECIPE, 3)
     assert [record.epoch for record in calls] == [1, 2, 3, 4]
     assert state(model) == state(undisturbed)
-
-
-# --- segments of a recipe -----------------------------------------------------------------------------------
-
-
-SEGMENTED = replace(RECIPE, warmup_epochs=1.5, augmentation="flip")
-
-
-def in_segments(model: nn.Module, ends: list[int], recipe: Recipe = SEGMENTED, **more) -> list[EpochRecord]:
-    """Train from 0 to each of ``ends`` in turn, handing the momentum over."""
-    records, momentum = [], {}
-    for first, last in zip([0, *ends], ends, strict=False):
-        segment = {"first_epoch": first, "last_epoch": last, "momentum": momentum, **more}
-        records += train(model, TRAIN, VAL, recipe, 3, **segment)
-    return records
-
-
-@pytest.mark.parametrize("ends", [[1, 4], [2, 3, 4]])
-@pytest.mark.parametrize("schedule", ["cosine", "multistep"])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("make", [plain, network])
-def test_segments_that_hand_over_momentum_end_as_the_whole_training(make, masked, schedule, ends):
-    recipe = replace(SEGMENTED, schedule=schedule, milestones=[3])
-    more = {"mask": random_mask(make())} if masked else {}
-    whole, parts = make(), make()
-    expected = train(whole, TRAIN, VAL, recipe, 3, **more)
-    assert without_time(in_segments(parts, ends, recipe, **more)) == without_time(expected)
-    assert state(parts) == state(whole)
-
-
-def test_a_segment_without_the_momentum_of_the_one_before_ends_elsewhere():
-    whole, parts = plain(), plain()
-    train(whole, TRAIN, VAL, SEGMENTED, 3)
-    train(parts, TRAIN, VAL, SEGMENTED, 3, last_epoch=2)
-    train(parts, TRAIN, VAL, SEGMENTED, 3, first_epoch=2)
-    assert state(parts) != state(whole)
-
-
-def test_momentum_is_that_of_one_step_by_hand():
-    """From 0 the buffer is the gradient of the objective, here with weight decay."""
-    model, twin, momentum = plain(), plain(), {}
-    recipe = Recipe(epochs=1, batch_size=26, lr=0.1, weight_decay=0.01, l1=0.02)
-    train(model, TRAIN, VAL, recipe, 0, momentum=momentum)
-    inputs, labels = TRAIN.as_tensors()
-    objective = functional.cross_entropy(twin(inputs), labels)
-    objective = objective + 0.02 * sum(twin[i].weight.abs().sum() for i in (1, 3))
-    objective = objective + 0.01 / 2 * sum((parameter**2).sum() for parameter in twin.parameters())
-    gradients = torch.autograd.grad(objective, list(twin.parameters()))
-    assert list(momentum) == [name for name, _ in twin.named_parameters()]
-    for (name, buffer), gradient in zip(momentum.items(), gradients, strict=True):
-        torch.testing.assert_close(buffer, gradient, rtol=1e-5, atol=1e-7, msg=name)
-
-
-def test_without_momentum_in_the_recipe_the_buffers_are_0():
-    momentum = {}
-    train(plain(), TRAIN, VAL, replace(RECIPE, momentum=0), 0, momentum=momentum)
-    assert not any(buffer.any() for buffer in momentum.values())
-
-
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_momentum_does_not_move_a_weight_that_is_pruned_between_two_segments(nesterov):
-    model, momentum, seen = network(), {}, []
-    recipe, prunable = replace(SEGMENTED, nesterov=nesterov), PrunableSet(model)
-    train(model, TRAIN, VAL, recipe, 3, last_epoch=2, momentum=momentum)
-    mask = random_mask(model)
-    assert torch.cat([momentum[name].reshape(-1) for name in prunable.names])[~mask].any()
-    model.register_forward_hook(lambda *_: seen.append(bool((prunable.flatten()[~mask] == 0).all())))
-    train(model, TRAIN, VAL, recipe, 3, first_epoch=2, momentum=momentum, mask=mask)
-    assert len(seen) > 2 * 5
-    assert all(seen)
-    flat = torch.cat([momentum[name].reshape(-1) for name in prunable.names])
-    assert not flat[~mask].any()
-    assert flat[mask].all()
-
-
-def test_the_momentum_that_is_handed_over_shares_no_memory_with_what_was_given():
-    momentum = {}
-    train(plain(), TRAIN, VAL, RECIPE, 0, last_epoch=1, momentum=momentum)
-    given = dict(momentum)
-    kept = {name: buffer.clone() for name, buffer in given.items()}
-    train(plain(), TRAIN, VAL, RECIPE, 0, first_epoch=1, momentum=momentum)
-    assert all(torch.equal(given[name], kept[name]) for name in given)
-    assert not all(torch.equal(momentum[name], kept[name]) for name in given)
-
-
-@pytest.mark.parametrize(("first", "last"), [(-1, 2), (2, 2), (3, 1), (0, 5), (4, None)])
-def test_epochs_that_are_no_segment_of_the_recipe_are_refused(first, last):
-    with pytest.raises(ValueError, match=f"first_epoch = {first} and last_epoch = {last or 4} are no segment of 4"):
-        train(plain(), TRAIN, VAL, RECIPE, 0, first_epoch=first, last_epoch=last)
-
-
-@pytest.mark.parametrize("change", [{"3.bias": torch.zeros(4)}, {"5.bias": torch.zeros(3)}])
-def test_momentum_of_another_network_is_refused_by_name(change):
-    momentum = {name: torch.zeros_like(parameter) for name, parameter in plain().named_parameters()}
-    with pytest.raises(ValueError, match=f"momentum does not fit the network: {next(iter(change))}"):
-        train(plain(), TRAIN, VAL, RECIPE, 0, momentum=momentum | change)
-
-
-def test_an_interrupted_segment_ends_as_if_it_had_not_been_interrupted(tmp_path):
-    whole = network()
-    train(whole, TRAIN, VAL, SEGMENTED, 3)
-    parts, momentum = network(), {}
-    train(parts, TRAIN, VAL, SEGMENTED, 3, last_epoch=1, momentum=momentum)
-    start, path = {name: tensor.clone() for name, tensor in parts.state_dict().items()}, tmp_path / "checkpoint.pt"
-    with pytest.raises(StopError):
-        train(
-            parts, TRAIN, VAL, SEGMENTED, 3, first_epoch=1, momentum=momentum, checkpoint=path, progress=stop_after(3)
-        )
-    resumed, calls = network(1), []
-    resumed.load_state_dict(start)
-    records = train(
-        resumed, TRAIN, VAL, SEGMENTED, 3, first_epoch=1, momentum=momentum, checkpoint=path, progress=calls.append
-    )
-    assert [record.epoch for record in calls] == [4]
-    assert [record.epoch for record in records] == [2, 3, 4]
-    assert state(resumed) == state(whole)
-
-
-def test_no_checkpoint_is_written_after_the_last_epoch_of_a_segment(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    train(plain(), TRAIN, VAL, RECIPE, 3, last_epoch=1, checkpoint=path)
-    assert not path.exists()
 
 
 # --- divergence ---------------------------------------------------------------------------------------------
