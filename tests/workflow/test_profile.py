@@ -40,7 +40,10 @@ def test_every_rule_has_its_place_in_the_profile():
 
 
 def test_rules_without_a_gpu_are_those_that_the_profile_sends_elsewhere(tmp_path):
-    text = plan("slurm", tmp_path)
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    config["sparse_training"]["methods"] += ["synflow", "imp"]  # so that every rule has a job
+    (tmp_path / "every.yaml").write_text(yaml.safe_dump(config))
+    text = plan("slurm", tmp_path, "--configfile", str(tmp_path / "every.yaml"))
     for rule, asked in yaml.safe_load(PROFILE.read_text())["set-resources"].items():
         found = resources_of(text, rule)
         assert ("gpu=1" in found) == (asked["slurm_partition"] == "gpu"), rule

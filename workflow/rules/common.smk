@@ -235,8 +235,8 @@ def parts(wildcards):
         found["predictions"] += [f"{unit}/predictions/statistical_dimension_{name}.parquet" for name in cones(run)]
         found["sweep"] += [f"{unit}/one_shot/{name}.parquet" for name in RUNS[run].experiment.pruning.methods]
         found["sweep"] += [f"{unit}/fine_tuned/{name}_{token}.parquet" for name, token in finetuned(run)]
-        for rule, name in sparse_jobs(run):
-            if rule in ("train_sparse", "measure"):
+        for stage, name in sparse_jobs(run):
+            if stage in ("train_sparse", "measure"):
                 found["sweep"].append(f"{unit}/trained/{name}.parquet")
         found["dense"].append(f"{unit}/dense.json")
     return found
