@@ -11,7 +11,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from .models import Config, nearest
+from .models import Config
+from .sections import nearest
 
 __all__ = ["ConfigError", "load", "load_file"]
 

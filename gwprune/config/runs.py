@@ -9,7 +9,8 @@ from typing import Any
 
 from ..files import config_hash
 from ..pruning import METHODS, Level
-from .models import PPM, Config, Experiment
+from .models import Config, Experiment
+from .sections import PPM
 
 __all__ = ["Node", "Run", "chunk_token", "expand", "sparsity_token"]
 
