@@ -10,7 +10,7 @@ python := $(VENV)/bin/python
 snakemake := $(VENV)/bin/snakemake --cores $(CORES) --configfile $(CONFIG) $(FLAGS)
 stamp := $(VENV)/.gwprune-complete
 
-.PHONY: help env demo run report test test-cluster lint docs studies bench bench-intervals
+.PHONY: help env demo run report test test-cluster lint docs findings studies bench bench-intervals
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -45,6 +45,9 @@ lint: $(stamp)  ## format and lint checks
 
 docs: $(stamp)  ## generate the configuration's schema and reference from the typed models
 	$(python) -m gwprune config-docs
+
+findings: $(stamp)  ## tables of docs/findings.md, from results/reference/fashion_mnist
+	$(python) -m benchmarks.findings
 
 studies: $(stamp)  ## coverage of the intervals and the phase transition: docs/certificate.md
 	$(python) -m benchmarks.coverage

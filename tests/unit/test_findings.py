@@ -1,0 +1,68 @@
+"""The tables of docs/findings.md, from rows written by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.findings import accuracy_table, agreement_table, coincide, prediction_tables
+
+
+def threshold(seed: int, predicted: tuple, empirical: tuple, method: str = "magnitude", **changes) -> dict:
+    row = {"run": "net", "seed": seed, "predictor": "width", "operator": "hessian", "method": method}
+    row |= {"stage": "one_shot", "criterion": "loss_tolerance", "gap": predicted[0] - empirical[0]}
+    for name, values in (("predicted", predicted), ("empirical", empirical)):
+        row |= dict(zip((name, f"{name}_lower", f"{name}_upper"), values, strict=True))
+    return row | changes
+
+
+@pytest.mark.parametrize(
+    ("predicted", "empirical", "expected"),
+    [
+        ((0.5, 0.4, 0.6), (0.55, 0.55, 0.56), True),
+        ((0.5, 0.4, 0.6), (0.6, 0.6, 0.7), True),
+        ((0.5, 0.4, 0.6), (0.61, 0.61, 0.7), False),
+        ((0.5, 0.4, 0.6), (0.3, 0.3, 0.39), False),
+    ],
+)
+def test_a_prediction_coincides_when_its_interval_meets_the_bracket(predicted, empirical, expected):
+    assert coincide(threshold(0, predicted, empirical)) == expected
+
+
+ROWS = [
+    threshold(0, (0.5, 0.4, 0.6), (0.55, 0.55, 0.56)),
+    threshold(1, (0.5, 0.4, 0.6), (0.7, 0.7, 0.71)),
+    threshold(0, (0.5, 0.4, 0.6), (0.9, 0.9, 0.91), method="random"),
+    threshold(0, (0.5, 0.4, 0.6), (0.9, 0.9, 0.91), stage="fine_tuned"),
+]
+
+
+def test_agreement_counts_the_seeds_of_one_shot_magnitude_pruning_alone():
+    assert "| `net` | `width` | hessian | 0.200 | 1 of 2, -0.125 |" in agreement_table(ROWS)
+
+
+def test_every_seed_stands_beside_its_measurement():
+    text = prediction_tables(ROWS)
+    assert "| 0 | **measured** | 0.550 to 0.560 |" in text
+    assert "`width`, hessian: 0.500 [0.400, 0.600] | -0.050 (inside) |" in text
+    assert "`width`, hessian: 0.500 [0.400, 0.600] | -0.200 |" in text
+    assert "0.900" not in text
+
+
+def test_accuracies_of_all_recipes_stand_in_one_table_with_the_best_in_bold():
+    def row(stage, method, l1, sparsity, mean, epochs):
+        return {"network": "fc5", "stage": stage, "method": method, "l1": l1, "sparsity": sparsity} | {
+            "accuracy_mean": mean, "accuracy_std": 0.5, "epochs": epochs,
+        }  # fmt: skip
+
+    text = accuracy_table(
+        [
+            row("fine_tuned", "magnitude", 1e-4, 0.9, 85.0, 15),
+            row("trained", "imp", 0.0, 0.9, 86.0, 20),
+            row("trained", "imp", 0.0, 0.5, 99.0, 10),
+            row("one_shot", "magnitude", 0.0, 0.9, 40.0, 10),
+        ],
+        "fc5",
+    )
+    assert "0.5 |" not in text.splitlines()[0]
+    assert "| trained | `imp` | 0 | 20 | **86.0 ± 0.5** |" in text
+    assert "| fine_tuned | `magnitude` | 0.0001 | 15 | 85.0 ± 0.5 |" in text
