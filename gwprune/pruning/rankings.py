@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,13 @@ class Ranking:
     @property
     def dimension(self) -> int:
         return len(self.ranks)
+
+    @cached_property
+    def order(self) -> Tensor:
+        """Positions (D,) int64 of the weights in the order of their removal."""
+        order = torch.empty(self.dimension, dtype=torch.int64, device=self.ranks.device)
+        order[self.ranks.long()] = torch.arange(self.dimension, device=self.ranks.device)
+        return order
 
     def kept(self, count: int) -> Tensor:
         """Boolean mask (D,), False at the ``count`` weights of lowest rank."""
