@@ -11,8 +11,9 @@ from tqdm import tqdm
 from .. import datasets
 from ..artifacts import load_network, load_ranking, save_ranking
 from ..datasets import DeviceSplit
-from ..evaluation import pruned
+from ..evaluation import left_norms, pruned
 from ..jobs import Job
+from ..many_masks import evaluate_masks
 from ..parameters import PrunableSet
 from ..pruning import Ranking, mask, rank, removed_count
 from ..tables import write_table
@@ -80,7 +81,9 @@ def sweep(
     epsilon_rules: Sequence[str],
     accuracy_drops: Sequence[float],
 ) -> None:
-    """One-shot sweep: the asked sparsities, then bisection of every criterion's bracket down to ``resolution``.
+    """One-shot sweep: bisection of every criterion's bracket down to ``resolution``, then the asked sparsities.
+
+    Where an asked sparsity misses a criterion below its bracket, that earlier bracket is halved in turn.
 
     Args:
         epochs: of dense training, for the rows.
@@ -98,8 +101,20 @@ def sweep(
                 bar.update()
                 return bench.values(l1)
 
-        for sparsity in sorted({0.0, *sparsities}):
-            grid[sparsity] = values(sparsity)
+        grid[0.0] = values(0.0)
+        for criterion in wanted:
+            refine(grid, criterion, values, resolution, max(sparsities))
+        asked = sorted(set(sparsities) - set(grid))
+        counts = [removed_count(sparsity, known.dimension) for sparsity in asked]
+        sizes = left_norms(bench.prunable.flatten(), known)
+        splits = list(bench.splits.values())
+        results = evaluate_masks(bench.model, bench.prunable, known, counts, splits)
+        for sparsity, count, found in zip(asked, counts, results, strict=True):
+            bar.update()
+            grid[sparsity] = {
+                name: {**vars(one), "objective": one.loss + l1 * float(sizes[count])}
+                for name, one in zip(bench.splits, found, strict=True)
+            }
         # A point that one criterion asks for may show another one's first miss elsewhere.
         known_points = -1
         while known_points != len(grid):

@@ -276,3 +276,32 @@ def test_a_resolution_below_six_decimals_ends():
     bracket = empirical_threshold(found, LOSS)
     assert (bracket.lower, bracket.upper) == (0.3, 0.300001)
     assert len(measure.further) <= 20
+
+
+# --- the bracket first --------------------------------------------------------------------------------------
+
+ASKED = [round(0.05 * number, 6) for number in range(1, 20)] + [0.98, 0.99, 0.995, 0.999]
+
+
+@pytest.mark.parametrize("limit", [0.0005, 0.137, 0.5, 0.7312, 0.98, 0.9985])
+@pytest.mark.parametrize("dip", [None, 0.1, 0.65])
+def test_a_threshold_is_bracketed_within_a_thousandth_in_thirty_evaluations(limit, dip):
+    """Bisection, the asked grid, bisection again below an asked point that misses the criterion early (``dip``)."""
+    criterion = Criterion("loss_tolerance", "batch_std", "train", "loss", 1, 1.0)
+    bracketing = []
+
+    def loss(sparsity: float) -> dict:
+        bracketing.append(sparsity)
+        return {"train": {"loss": 2.0 if sparsity > limit or sparsity == dip else 0.5}}
+
+    grid = {0.0: loss(0.0)}
+    refine(grid, criterion, loss, 0.001, max(ASKED))
+    first = len(bracketing)
+    assert first <= 12
+    for sparsity in ASKED:
+        grid.setdefault(sparsity, {"train": {"loss": 2.0 if sparsity > limit or sparsity == dip else 0.5}})
+    refine(grid, criterion, loss, 0.001, max(ASKED))
+    bracket = empirical_threshold(grid, criterion)
+    assert bracket.upper - bracket.lower <= 0.001 + 1e-9
+    assert bracket.upper >= min(limit, dip or 1.0) >= bracket.lower
+    assert len(bracketing) <= 30
