@@ -15,8 +15,17 @@ from .parameters import PrunableSet
 from .pruning import Ranking
 
 __all__ = [
-    "BATCH", "Evaluation", "Tally", "batch_losses", "eval_mode", "evaluate", "l1_norm", "left_norms", "pruned", "removed_between",
-]  # fmt: skip
+    "BATCH",
+    "Evaluation",
+    "Tally",
+    "batch_losses",
+    "eval_mode",
+    "evaluate",
+    "l1_norm",
+    "left_norms",
+    "pruned",
+    "removed_between",
+]
 
 BATCH = 2048
 
