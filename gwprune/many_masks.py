@@ -12,6 +12,7 @@ those that lost a weight in the first. Any other network is evaluated mask by ma
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,9 @@ from .parameters import PrunableSet
 from .pruning import Ranking
 
 __all__ = ["evaluate_masks"]
+
+# Of a product that has been there for years; jobs would print it each.
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 # Masks between two computations from scratch: rounding adds up over no more than these.
 _BLOCK = 64
