@@ -19,6 +19,11 @@ SECTION_OF_RULE = {
     "rank": "sweep",
     "sweep": "sweep",
     "finetune": "finetune",
+    "snapshot": "train",
+    "mask": "sweep",
+    "train_sparse": "sparse_training",
+    "level": "sparse_training",
+    "measure": "sweep",
     "predict": "tables",
 }
 _MARGIN = 1.5  # of time over the longest job seen
