@@ -110,7 +110,9 @@ def print_costs(results: Path) -> None:
     console = _console(110)
     console.print(cost_view(_rows_of("costs", results)))
     console.print("mem_mb, runtime: for a job like the largest one; a section takes the largest of its rules")
-    console.print("finetune, train_sparse: runtime is for a job of all its sparsities, that of resources for one of them")
+    console.print(
+        "finetune, train_sparse: runtime is for a job of all its sparsities, that of resources for one of them"
+    )
 
 
 def sheet_view(sheet: Sheet) -> Table:
