@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import contest, limits, peers, products
+from benchmarks import contest, limits, peers, products, training
 from gwprune import models
 
 
@@ -136,3 +136,34 @@ def test_quick_run_writes_limits_blocks_and_environment(quick):
     assert set(quick["networks"]["quick_fc"]["block"]) == {"kept", "fresh", "rebuilt"}
     text = products.section(quick)
     assert all(name in text for name in (*peers.CONTENDERS, "limit, primal passes shared"))
+
+
+def test_quick_run_of_training_times_every_way_and_profiles_it(tmp_path):
+    training.main(["--quick", "--repeats", "2", "--threads", "1", "--output", str(tmp_path)])
+    found = json.loads((tmp_path / "training.json").read_text())["threads"]["1"]
+    text = (tmp_path / "training.md").read_text()
+    assert len(found["seconds"]) == 5
+    for name, turns in found["seconds"].items():
+        assert len(turns) == 2
+        assert name in text
+        assert 0 < found["profiles"][name]["products"] < 1
+        assert not set(training.PRODUCTS) & set(found["profiles"][name]["others"])
+
+
+def test_the_ways_to_train_take_the_same_step():
+    """A single batch: all ways see the same images, in whatever order."""
+    split, _ = training.images(128, True)
+    networks = []
+
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        networks.append(models.build("fc", (1, 28, 28), 10, hidden=[32]))
+        return networks[-1]
+
+    for epoch in training.ways(split, network).values():
+        epoch()
+    first, *others = (model.state_dict() for model in networks)
+    assert len(others) == 4
+    for other in others:
+        for name, tensor in first.items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
