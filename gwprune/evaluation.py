@@ -1,4 +1,4 @@
-"""Loss and accuracy of a network, dense or under many masks, without copying it."""
+"""Loss and accuracy of a network, dense or pruned in place, without copying it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from .datasets import DeviceSplit
 from .parameters import PrunableSet
 from .pruning import Ranking
 
-__all__ = ["Evaluation", "batch_losses", "eval_mode", "evaluate", "l1_norm", "pruned"]
+__all__ = [
+    "BATCH", "Evaluation", "Tally", "batch_losses", "eval_mode", "evaluate", "l1_norm", "pruned", "removed_between",
+]  # fmt: skip
 
-_BATCH = 2048
+BATCH = 2048
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,28 @@ class Evaluation:
     loss: float
     accuracy: float
     top5_accuracy: float
+
+
+class Tally:
+    """Sums of an evaluation over batches, on ``device``; the losses in float64."""
+
+    def __init__(self, device: torch.device):
+        self._samples = 0
+        self._loss = torch.zeros((), dtype=torch.float64, device=device if device.type != "mps" else "cpu")
+        self._first, self._five = torch.zeros((2,), dtype=torch.int64, device=device)
+
+    def add(self, output: Tensor, labels: Tensor) -> None:
+        """Count a batch: ``output`` (N, classes), ``labels`` (N,)."""
+        self._samples += len(labels)
+        self._loss += functional.cross_entropy(output, labels, reduction="sum").double()
+        self._first += (output.argmax(1) == labels).sum()
+        # NaN is never among them
+        self._five += ((~(output <= output.gather(1, labels[:, None]))).sum(1) < 5).sum()
+
+    def evaluation(self) -> Evaluation:
+        """The means over what was added."""
+        shares = (100.0 * int(count) / self._samples for count in (self._first, self._five))
+        return Evaluation(float(self._loss) / self._samples, *shares)
 
 
 @contextmanager
@@ -41,17 +65,13 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: DeviceSplit, batch_size: int = _BATCH) -> Evaluation:
+def evaluate(model: nn.Module, split: DeviceSplit, batch_size: int = BATCH) -> Evaluation:
     """Mean cross-entropy and accuracy of ``model`` on ``split``, in eval mode, summed in float64."""
-    loss = torch.zeros((), dtype=torch.float64, device=split.device if split.device.type != "mps" else "cpu")
-    first, five = torch.zeros((2,), dtype=torch.int64, device=split.device)
+    tally = Tally(split.device)
     with eval_mode(model):
         for inputs, labels in split.batches(batch_size):
-            output = model(inputs)
-            loss += functional.cross_entropy(output, labels, reduction="sum").double()
-            first += (output.argmax(1) == labels).sum()
-            five += ((~(output <= output.gather(1, labels[:, None]))).sum(1) < 5).sum()  # NaN is never among them
-    return Evaluation(float(loss) / len(split), *(100.0 * int(count) / len(split) for count in (first, five)))
+            tally.add(model(inputs), labels)
+    return tally.evaluation()
 
 
 @torch.no_grad()
@@ -70,6 +90,15 @@ def l1_norm(prunable: PrunableSet) -> float:
     return float(sum(weight.detach().abs().sum(dtype=torch.float64) for weight in prunable.parameters))
 
 
+def removed_between(prunable: PrunableSet, ranking: Ranking, start: int, end: int) -> list[Tensor]:
+    """Ascending positions, in each flattened weight, of the weights of ranks ``start`` to ``end - 1``."""
+    found = ranking.order[start:end].sort().values.to(prunable.parameters[0].device)
+    ends = torch.tensor(prunable.sizes).cumsum(0)
+    bounds = torch.searchsorted(found, ends.to(found.device)).tolist()
+    offsets = (ends - torch.tensor(prunable.sizes)).tolist()
+    return [found[a:b] - offset for a, b, offset in zip([0, *bounds], bounds, offsets, strict=False)]
+
+
 @contextmanager
 def pruned(prunable: PrunableSet, ranking: Ranking, counts: Sequence[int]) -> Iterator[Iterator[int]]:
     """Prune the network in place to each of ``counts`` removed weights in turn; the dense weights come back at the end.
@@ -83,8 +112,15 @@ def pruned(prunable: PrunableSet, ranking: Ranking, counts: Sequence[int]) -> It
     ranks = ranking.ranks.to(dense.device)
 
     def each() -> Iterator[int]:
+        done = None
         for count in counts:
-            prunable.assign(torch.where(ranks >= count, dense, 0.0))
+            if done is None or count < done:
+                prunable.assign(torch.where(ranks >= count, dense, 0.0))
+            elif count > done:  # masks are nested: only what they differ by is written
+                removed = removed_between(prunable, ranking, done, count)
+                for parameter, positions in zip(prunable.parameters, removed, strict=True):
+                    parameter.detach()[torch.unravel_index(positions, parameter.shape)] = 0.0
+            done = count
             yield count
 
     try:

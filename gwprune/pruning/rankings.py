@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,13 @@ class Ranking:
     def dimension(self) -> int:
         return len(self.ranks)
 
+    @cached_property
+    def order(self) -> Tensor:
+        """Positions (D,) int64 of the weights in the order of their removal."""
+        order = torch.empty(self.dimension, dtype=torch.int64, device=self.ranks.device)
+        order[self.ranks.long()] = torch.arange(self.dimension, device=self.ranks.device)
+        return order
+
     def kept(self, count: int) -> Tensor:
         """Boolean mask (D,), False at the ``count`` weights of lowest rank."""
         return self.ranks >= count
@@ -71,9 +79,14 @@ class Ranking:
 
     def pruned_norms(self, weights: Tensor) -> np.ndarray:
         """``R`` after removing 0, 1, ..., D weights of ``weights`` (D,), float64 of shape (D + 1,)."""
-        squares = torch.empty(self.dimension, dtype=torch.float64)
-        squares[self.ranks.cpu().long()] = weights.detach().cpu().double() ** 2
-        return np.sqrt(np.concatenate([[0.0], np.cumsum(squares.numpy())]))
+        return np.sqrt(np.concatenate([[0.0], np.cumsum(self._in_order(weights) ** 2)]))
+
+    def kept_l1_norms(self, weights: Tensor) -> np.ndarray:
+        """Sum of |w| over what is left after removing 0, 1, ..., D of ``weights`` (D,), float64 of shape (D + 1,)."""
+        return np.concatenate([[0.0], np.cumsum(np.abs(self._in_order(weights))[::-1])])[::-1]
+
+    def _in_order(self, weights: Tensor) -> np.ndarray:
+        return weights.detach().cpu().double().numpy()[self.order.cpu().numpy()]
 
 
 def keep_highest(scores: Tensor, removed: int, within: Tensor | None = None) -> Tensor:

@@ -14,14 +14,14 @@ from tqdm import tqdm
 from .. import datasets, models
 from ..artifacts import save_network
 from ..datasets import DeviceSplit
-from ..evaluation import batch_losses, evaluate, l1_norm
+from ..evaluation import Evaluation, batch_losses, evaluate, l1_norm
 from ..files import write_json
 from ..jobs import Job
 from ..parameters import PrunableSet
 from ..tables import write_table
 from ..training import EpochRecord, Recipe, train
 
-__all__ = ["measure", "prepare_data", "train_dense"]
+__all__ = ["measure", "prepare_data", "summary", "train_dense"]
 
 logger = logging.getLogger("gwprune")
 
@@ -36,12 +36,16 @@ def prepare_data(path: str, *, dataset: Mapping[str, Any], data_dir: str) -> Non
 
 def measure(model: nn.Module, prunable: PrunableSet, split: DeviceSplit, l1: float) -> dict[str, float]:
     """loss, objective (loss plus l1 term) and accuracies of a network on a split."""
-    result = evaluate(model, split)
+    return summary(evaluate(model, split), l1 * l1_norm(prunable))
+
+
+def summary(found: Evaluation, penalty: float) -> dict[str, float]:
+    """The columns of tables: an evaluation, and its loss plus the l1 term as ``objective``."""
     return {
-        "loss": result.loss,
-        "objective": result.loss + l1 * l1_norm(prunable),
-        "accuracy": result.accuracy,
-        "top5_accuracy": result.top5_accuracy,
+        "loss": found.loss,
+        "objective": found.loss + penalty,
+        "accuracy": found.accuracy,
+        "top5_accuracy": found.top5_accuracy,
     }
 
 
@@ -86,7 +90,7 @@ def train_dense(
             )
     values = {name: measure(model, prunable, split, plan.l1) for name, split in splits.items()}
     losses = batch_losses(model, splits["train"], plan.batch_size)
-    summary = {
+    about_dense = {
         "splits": values,
         "batch_std": float(losses.std()) if len(losses) > 1 else 0.0,
         "batches": len(losses),
@@ -98,5 +102,5 @@ def train_dense(
     about = {**description, "input_shape": list(shape), "classes": images.classes, "data": images.fingerprint}
     save_network(network, model, about)
     write_table("training", [{**job.key, **vars(record)} for record in records], history, job.provenance())
-    write_json(dense, summary)
+    write_json(dense, about_dense)
     Path(checkpoint).unlink(missing_ok=True)
