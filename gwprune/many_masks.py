@@ -6,13 +6,15 @@ the weights that the next mask removes from a layer of weights W and input A, an
     Z <- Z - D A,    Z <- Z + (W - D) dA :
 
 the first is a sparse product, and the second takes only the columns of the units that changed: in the second layer
-those that lost a weight in the first. Layers behind the second start afresh, by a sparse product where few weights are
-left. Any other network is evaluated mask by mask.
+those that lost a weight in the first. Layers behind the second and the last one start afresh, by a sparse product where
+few weights are left. Any other network is evaluated mask by mask.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +36,9 @@ _SAMPLES = 1024
 _MEMORY = 2**29
 # MKL's sparse product takes as long as a dense one at about this density.
 _SPARSE = 0.1
+# With no more than this share of a layer's weights left, masks start afresh: what is then exactly zero, for want of
+# incoming weights, would be rounding if it were a difference.
+_FEW = 0.02
 # From this share of changed units on, a product from scratch takes as long as one with the change.
 _MANY = 0.8
 
@@ -51,6 +56,9 @@ def evaluate_masks(
         ValueError: when the ranking belongs to a network of another size.
     """
     layers = _chain(model, prunable)
+    if layers is not None:
+        _silence()
+        latest = _latest(prunable, ranking)
     for start in range(0, len(counts), _BLOCK):
         block = counts[start : start + _BLOCK]
         if layers is None or len(block) == 1:
@@ -63,7 +71,7 @@ def evaluate_masks(
                 before = None
                 for count, row in zip(block, tallies, strict=True):
                     removed = None
-                    if before is not None and before <= count:
+                    if before is not None and before <= count <= latest:
                         removed = _differences(layers, prunable, ranking, before, count)
                     before = next(pruning)
                     running.advance(removed)
@@ -142,6 +150,14 @@ def _passes(layers: list[nn.Linear], splits: Sequence[DeviceSplit]) -> Iterator[
         yield parts
 
 
+def _latest(prunable: PrunableSet, ranking: Ranking) -> int:
+    """The largest count that leaves every layer more than the share `_FEW` of its weights."""
+    if ranking.dimension != prunable.dimension:
+        return 0  # `pruned` says so
+    parts = [part.flatten() for part in prunable.unflatten(ranking.ranks)]
+    return min(int(part.kthvalue(max(1, len(part) - math.ceil(_FEW * len(part)))).values) for part in parts)
+
+
 def _differences(
     layers: list[nn.Linear], prunable: PrunableSet, ranking: Ranking, start: int, end: int
 ) -> list[Tensor | None]:
@@ -149,7 +165,7 @@ def _differences(
     found = []
     for layer, positions in zip(layers, removed_between(prunable, ranking, start, end), strict=True):
         rows, columns = torch.unravel_index(positions, layer.weight.shape)
-        starts = torch.searchsorted(rows, torch.arange(layer.out_features + 1))
+        starts = torch.searchsorted(rows.contiguous(), torch.arange(layer.out_features + 1))
         values = layer.weight.detach()[rows, columns]
         matrix = torch.sparse_csr_tensor(starts, columns, values, layer.weight.shape, check_invariants=False)
         found.append(matrix if len(rows) else None)
@@ -179,15 +195,17 @@ class _Running:
     def _forward(self, part: _Part, afresh: bool) -> None:
         # Which inputs of the present layer have changed (None: all), and by how much.
         units, change = (None if afresh else torch.arange(0)), None
-        self._remove(part, 0)
         for number, layer in enumerate(self.layers):
-            z = part.outputs[number]
-            if units is None:
+            z, last = part.outputs[number], number + 1 == len(self.layers)
+            if units is None or last:
                 z[:] = 0.0 if layer.bias is None else layer.bias[:, None]
                 torch.addmm(z, self._matrix(number, None), part.inputs[number], out=z)
-            elif len(units):
-                torch.addmm(z, self._matrix(number, units), change, out=z)
-            if number + 1 == len(self.layers):
+            else:
+                if number == 0:
+                    self._remove(part, 0)
+                if len(units):
+                    torch.addmm(z, self._matrix(number, units), change, out=z)
+            if last:
                 return
             if units is None or len(units):
                 units = None
@@ -229,6 +247,14 @@ class _Running:
         if shared:
             self._matrices[key] = matrix
         return matrix
+
+
+@functools.cache
+def _silence() -> None:
+    """The first sparse matrix of a process warns that the format is young; that says nothing to those who read logs."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
+        torch.zeros(1, 1).to_sparse_csr()
 
 
 def _compressed(matrix: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from ..parameters import PrunableSet
 from ..tables import write_table
 from ..training import EpochRecord, Recipe, train
 
-__all__ = ["measure", "prepare_data", "summary", "train_dense"]
+__all__ = ["measure", "prepare_data", "train_dense", "values_of"]
 
 logger = logging.getLogger("gwprune")
 
@@ -36,10 +36,10 @@ def prepare_data(path: str, *, dataset: Mapping[str, Any], data_dir: str) -> Non
 
 def measure(model: nn.Module, prunable: PrunableSet, split: DeviceSplit, l1: float) -> dict[str, float]:
     """loss, objective (loss plus l1 term) and accuracies of a network on a split."""
-    return summary(evaluate(model, split), l1 * l1_norm(prunable))
+    return values_of(evaluate(model, split), l1 * l1_norm(prunable))
 
 
-def summary(found: Evaluation, penalty: float) -> dict[str, float]:
+def values_of(found: Evaluation, penalty: float) -> dict[str, float]:
     """The columns of tables: an evaluation, and its loss plus the l1 term as ``objective``."""
     return {
         "loss": found.loss,
@@ -90,7 +90,7 @@ def train_dense(
             )
     values = {name: measure(model, prunable, split, plan.l1) for name, split in splits.items()}
     losses = batch_losses(model, splits["train"], plan.batch_size)
-    about_dense = {
+    summary = {
         "splits": values,
         "batch_std": float(losses.std()) if len(losses) > 1 else 0.0,
         "batches": len(losses),
@@ -102,5 +102,5 @@ def train_dense(
     about = {**description, "input_shape": list(shape), "classes": images.classes, "data": images.fingerprint}
     save_network(network, model, about)
     write_table("training", [{**job.key, **vars(record)} for record in records], history, job.provenance())
-    write_json(dense, about_dense)
+    write_json(dense, summary)
     Path(checkpoint).unlink(missing_ok=True)

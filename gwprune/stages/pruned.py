@@ -21,7 +21,7 @@ from ..pruning import rank, removed_count
 from ..tables import write_table
 from ..thresholds import criteria_of, empirical_threshold, search
 from ..training import EpochRecord, Recipe, train
-from .dense import summary
+from .dense import values_of
 from .laboratory import Laboratory
 
 __all__ = ["finetune", "rank_weights", "sweep"]
@@ -84,7 +84,7 @@ def sweep(
             for count, found in zip(counts, evaluations, strict=True):
                 bar.update()
                 penalty = l1 * float(kept_norms[count])
-                yield {split: summary(part, penalty) for split, part in zip(bench.splits, found, strict=True)}
+                yield {split: values_of(part, penalty) for split, part in zip(bench.splits, found, strict=True)}
 
         grid = search(wanted, sparsities, measure, resolution)
         for criterion in wanted:
