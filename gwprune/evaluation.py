@@ -15,17 +15,8 @@ from .parameters import PrunableSet
 from .pruning import Ranking
 
 __all__ = [
-    "BATCH",
-    "Evaluation",
-    "Tally",
-    "batch_losses",
-    "eval_mode",
-    "evaluate",
-    "l1_norm",
-    "left_norms",
-    "pruned",
-    "removed_between",
-]
+    "BATCH", "Evaluation", "Tally", "batch_losses", "eval_mode", "evaluate", "l1_norm", "pruned", "removed_between",
+]  # fmt: skip
 
 BATCH = 2048
 
@@ -97,12 +88,6 @@ def batch_losses(model: nn.Module, split: DeviceSplit, batch_size: int) -> Tenso
 def l1_norm(prunable: PrunableSet) -> float:
     """Sum of |w| over the prunable weights, in float64."""
     return float(sum(weight.detach().abs().sum(dtype=torch.float64) for weight in prunable.parameters))
-
-
-def left_norms(weights: Tensor, ranking: Ranking) -> Tensor:
-    """Sum of |w| of the weights that are left when 0, 1, ..., D of ``weights`` (D,) are removed, float64 (D + 1,)."""
-    sizes = weights.detach().cpu().double().abs()[ranking.order.cpu().long()]
-    return torch.cat([sizes.flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.float64)])
 
 
 def removed_between(prunable: PrunableSet, ranking: Ranking, start: int, end: int) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ __all__ = [
     "epsilon_value",
     "epsilons_of",
     "refine",
+    "search",
 ]
 
 TOLERANCES = ("loss_tolerance", "objective_tolerance")
@@ -162,3 +163,40 @@ def refine(
         elif upper - lower <= resolution * (1 + 1e-9) or middle in (lower, upper):
             return
         grid[middle] = measure(middle)
+
+
+def search(
+    wanted: Sequence[Criterion],
+    sparsities: Sequence[float],
+    measure: Callable[[Sequence[float]], Iterable[Mapping[str, Mapping[str, float]]]],
+    resolution: float,
+) -> dict[float, Mapping[str, Mapping[str, float]]]:
+    """Measure the asked sparsities, the dense network, and what brackets every criterion to ``resolution``.
+
+    First each criterion is bisected over [0, largest asked sparsity], on the monotone envelope of what is known: the
+    worst value so far over rising sparsity, which meets the criterion up to `empirical_threshold`. The asked grid comes
+    next, and where it shows an earlier miss, bisection goes on there. Points that one criterion asks for serve all of
+    them. One criterion thus takes 1 + 2 ceil(log2(1 / resolution)) points beside the asked ones, or fewer.
+
+    Args:
+        measure: sparsities -> for each in turn, split -> values.
+
+    Returns:
+        Sparsity -> split -> values, in rising order.
+    """
+    most = max(sparsities)
+    grid: dict[float, Mapping[str, Mapping[str, float]]] = {}
+
+    def narrow() -> None:
+        # A point that one criterion asks for may show another one's first miss elsewhere.
+        before = None
+        while before != len(grid):
+            before = len(grid)
+            for criterion in wanted:
+                refine(grid, criterion, lambda sparsity: next(iter(measure([sparsity]))), resolution, most)
+
+    narrow()
+    asked = sorted({0.0, *sparsities} - set(grid))
+    grid.update(zip(asked, measure(asked), strict=True))
+    narrow()
+    return {sparsity: grid[sparsity] for sparsity in sorted(grid)}

@@ -79,9 +79,14 @@ class Ranking:
 
     def pruned_norms(self, weights: Tensor) -> np.ndarray:
         """``R`` after removing 0, 1, ..., D weights of ``weights`` (D,), float64 of shape (D + 1,)."""
-        squares = torch.empty(self.dimension, dtype=torch.float64)
-        squares[self.ranks.cpu().long()] = weights.detach().cpu().double() ** 2
-        return np.sqrt(np.concatenate([[0.0], np.cumsum(squares.numpy())]))
+        return np.sqrt(np.concatenate([[0.0], np.cumsum(self._in_order(weights) ** 2)]))
+
+    def kept_l1_norms(self, weights: Tensor) -> np.ndarray:
+        """Sum of |w| over what is left after removing 0, 1, ..., D of ``weights`` (D,), float64 of shape (D + 1,)."""
+        return np.concatenate([[0.0], np.cumsum(np.abs(self._in_order(weights))[::-1])])[::-1]
+
+    def _in_order(self, weights: Tensor) -> np.ndarray:
+        return weights.detach().cpu().double().numpy()[self.order.cpu().numpy()]
 
 
 def keep_highest(scores: Tensor, removed: int, within: Tensor | None = None) -> Tensor:

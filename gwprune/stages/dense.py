@@ -14,14 +14,14 @@ from tqdm import tqdm
 from .. import datasets
 from ..artifacts import build_network, save_network
 from ..datasets import DeviceSplit
-from ..evaluation import batch_losses, evaluate, l1_norm
+from ..evaluation import Evaluation, batch_losses, evaluate, l1_norm
 from ..files import write_json
 from ..jobs import Job
 from ..parameters import PrunableSet
 from ..tables import write_table
 from ..training import EpochRecord, Recipe, train
 
-__all__ = ["measure", "prepare_data", "snapshot", "train_dense"]
+__all__ = ["measure", "prepare_data", "snapshot", "train_dense", "values_of"]
 
 logger = logging.getLogger("gwprune")
 
@@ -36,12 +36,16 @@ def prepare_data(path: str, *, dataset: Mapping[str, Any], data_dir: str) -> Non
 
 def measure(model: nn.Module, prunable: PrunableSet, split: DeviceSplit, l1: float) -> dict[str, float]:
     """loss, objective (loss plus l1 term) and accuracies of a network on a split."""
-    result = evaluate(model, split)
+    return values_of(evaluate(model, split), l1 * l1_norm(prunable))
+
+
+def values_of(found: Evaluation, penalty: float) -> dict[str, float]:
+    """The columns of tables: an evaluation, and its loss plus the l1 term as ``objective``."""
     return {
-        "loss": result.loss,
-        "objective": result.loss + l1 * l1_norm(prunable),
-        "accuracy": result.accuracy,
-        "top5_accuracy": result.top5_accuracy,
+        "loss": found.loss,
+        "objective": found.loss + penalty,
+        "accuracy": found.accuracy,
+        "top5_accuracy": found.top5_accuracy,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -11,13 +11,13 @@ from tqdm import tqdm
 from .. import datasets
 from ..artifacts import load_network, load_ranking, save_ranking
 from ..datasets import DeviceSplit
-from ..evaluation import left_norms, pruned
 from ..jobs import Job
 from ..many_masks import evaluate_masks
 from ..parameters import PrunableSet
 from ..pruning import Ranking, mask, rank, removed_count
 from ..tables import write_table
-from ..thresholds import criteria_of, empirical_threshold, refine
+from ..thresholds import criteria_of, empirical_threshold, search
+from .dense import values_of
 from .laboratory import Laboratory
 
 __all__ = ["mask_weights", "rank_weights", "sweep"]
@@ -81,46 +81,28 @@ def sweep(
     epsilon_rules: Sequence[str],
     accuracy_drops: Sequence[float],
 ) -> None:
-    """One-shot sweep: bisection of every criterion's bracket down to ``resolution``, then the asked sparsities.
-
-    Where an asked sparsity misses a criterion below its bracket, that earlier bracket is halved in turn.
+    """One-shot sweep: every criterion bracketed to ``resolution`` by bisection, and the asked sparsities.
 
     Args:
         epochs: of dense training, for the rows.
     """
     bench = Laboratory(job, data, network)
     known = load_ranking(ranking, bench.prunable.dimension, bench.prunable.signature, method)
-    norms = known.pruned_norms(bench.prunable.flatten())
+    dense_weights = bench.prunable.flatten()
+    norms, kept_norms = known.pruned_norms(dense_weights), known.kept_l1_norms(dense_weights)
     wanted = criteria_of(dense, epsilon_rules, accuracy_drops)
-    grid: dict[float, dict[str, dict[str, float]]] = {}
     with tqdm(unit="network", disable=None) as bar:
 
-        def values(sparsity: float) -> dict[str, dict[str, float]]:
-            with pruned(bench.prunable, known, [removed_count(sparsity, known.dimension)]) as counts:
-                next(counts)
+        def measure(points: Sequence[float]) -> Iterator[dict[str, dict[str, float]]]:
+            counts = [removed_count(point, known.dimension) for point in points]
+            splits = list(bench.splits.values())
+            evaluations = evaluate_masks(bench.model, bench.prunable, known, counts, splits)
+            for count, found in zip(counts, evaluations, strict=True):
                 bar.update()
-                return bench.values(l1)
+                penalty = l1 * float(kept_norms[count])
+                yield {split: values_of(part, penalty) for split, part in zip(bench.splits, found, strict=True)}
 
-        grid[0.0] = values(0.0)
-        for criterion in wanted:
-            refine(grid, criterion, values, resolution, max(sparsities))
-        asked = sorted(set(sparsities) - set(grid))
-        counts = [removed_count(sparsity, known.dimension) for sparsity in asked]
-        sizes = left_norms(bench.prunable.flatten(), known)
-        splits = list(bench.splits.values())
-        results = evaluate_masks(bench.model, bench.prunable, known, counts, splits)
-        for sparsity, count, found in zip(asked, counts, results, strict=True):
-            bar.update()
-            grid[sparsity] = {
-                name: {**vars(one), "objective": one.loss + l1 * float(sizes[count])}
-                for name, one in zip(bench.splits, found, strict=True)
-            }
-        # A point that one criterion asks for may show another one's first miss elsewhere.
-        known_points = -1
-        while known_points != len(grid):
-            known_points = len(grid)
-            for criterion in wanted:
-                refine(grid, criterion, values, resolution, max(sparsities))
+        grid = search(wanted, sparsities, measure, resolution)
         for criterion in wanted:
             logger.info("%s %s: %s", criterion.name, criterion.epsilon_rule, empirical_threshold(grid, criterion))
     rows = []

@@ -144,7 +144,7 @@ def bits(prunable: PrunableSet) -> bytes:
 
 def test_each_count_in_turn_removes_exactly_the_lowest_ranks(prunable):
     dense, ranking = prunable.flatten(), rank("random", prunable, 0)
-    asked = [3, 50, 0, prunable.dimension, 10]
+    asked = [0, 3, 3, 50, 60, 0, prunable.dimension, 10]
     seen = []
     with pruned(prunable, ranking, asked) as counts:
         for count in counts:
@@ -152,6 +152,18 @@ def test_each_count_in_turn_removes_exactly_the_lowest_ranks(prunable):
             assert torch.equal(prunable.flatten(), expected)
             seen.append(count)
     assert seen == asked
+
+
+def test_weights_in_another_memory_order_are_pruned_alike():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 3)).to(memory_format=torch.channels_last)
+    prunable = PrunableSet(model)
+    assert not prunable.parameters[0].is_contiguous()
+    dense, ranking = prunable.flatten(), rank("magnitude", prunable, 0)
+    with pruned(prunable, ranking, [3, 50, 51, 150]) as counts:
+        for count in counts:
+            assert torch.equal(prunable.flatten(), torch.where(ranking.ranks >= count, dense, 0.0))
+    assert torch.equal(prunable.flatten(), dense)
 
 
 def test_the_dense_weights_come_back_bit_for_bit(prunable):

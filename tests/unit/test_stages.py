@@ -591,8 +591,10 @@ def test_the_sweep_measures_what_a_network_with_these_weights_zero_measures(file
         known.prunable.assign(dense * mask)
         for row in rows(files, "sweep", method=method, stage="one_shot", sparsity=sparsity):
             expected = evaluate(known.model, known.splits[row["split"]])
-            assert (row["loss"], row["accuracy"]) == (expected.loss, expected.accuracy)
-            assert row["objective"] == pytest.approx(expected.loss + 1e-3 * l1_norm(known.prunable), rel=1e-12)
+            # Single precision: masks that are evaluated together add up in another order.
+            assert row["loss"] == pytest.approx(expected.loss, rel=1e-6)
+            assert row["accuracy"] == expected.accuracy
+            assert row["objective"] == pytest.approx(row["loss"] + 1e-3 * l1_norm(known.prunable), rel=1e-12)
             assert row["pruned_norm"] == pytest.approx(float((dense - dense * mask).double().norm()), rel=1e-6)
 
 

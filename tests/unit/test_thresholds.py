@@ -18,6 +18,7 @@ from gwprune.thresholds import (
     epsilon_value,
     epsilons_of,
     refine,
+    search,
 )
 
 LOSS = Criterion("loss_tolerance", "batch_std", "train", "loss", 1, 1.0)
@@ -278,30 +279,99 @@ def test_a_resolution_below_six_decimals_ends():
     assert len(measure.further) <= 20
 
 
-# --- the bracket first --------------------------------------------------------------------------------------
+# --- bracket, grid, bracket ---------------------------------------------------------------------------------
 
-ASKED = [round(0.05 * number, 6) for number in range(1, 20)] + [0.98, 0.99, 0.995, 0.999]
+CURVES = {
+    "monotone": lambda s: 0.2 + s**8,
+    "never missed": lambda s: 0.3,
+    "missed at once": lambda s: 2.0 if s > 0 else 0.3,
+    "steps": lambda s: 0.3 + 0.2 * math.floor(s * 7),
+    "a miss at a grid point": lambda s: 1.5 if abs(s - 0.4) < 0.004 else 0.2 + s**8,
+    "a miss between grid points": lambda s: 1.5 if 0.432 < s < 0.433 else 0.2 + s**8,
+    "a wide miss, then better again": lambda s: 1.5 if 0.22 < s < 0.38 or s > 0.9 else 0.3,
+    "NaN": lambda s: math.nan if s > 0.77 else 0.3,
+    "waves": lambda s: 0.6 + s / 2 + 0.3 * math.sin(40 * s),
+}
+GRIDS = {
+    "tenths": [i / 10 for i in range(1, 10)],
+    "thousandths": [i / 1000 for i in range(1000)],
+    "one point": [0.95],
+    "uneven": [0.05, 0.4, 0.41, 0.9, 0.95, 0.98, 0.99],
+}
 
 
-@pytest.mark.parametrize("limit", [0.0005, 0.137, 0.5, 0.7312, 0.98, 0.9985])
-@pytest.mark.parametrize("dip", [None, 0.1, 0.65])
-def test_a_threshold_is_bracketed_within_a_thousandth_in_thirty_evaluations(limit, dip):
-    """Bisection, the asked grid, bisection again below an asked point that misses the criterion early (``dip``)."""
-    criterion = Criterion("loss_tolerance", "batch_std", "train", "loss", 1, 1.0)
-    bracketing = []
+class Curve:
+    """Measurements from training losses by sparsity; notes every point, in order."""
 
-    def loss(sparsity: float) -> dict:
-        bracketing.append(sparsity)
-        return {"train": {"loss": 2.0 if sparsity > limit or sparsity == dip else 0.5}}
+    def __init__(self, loss):
+        self.loss, self.asked = loss, []
 
-    grid = {0.0: loss(0.0)}
-    refine(grid, criterion, loss, 0.001, max(ASKED))
-    first = len(bracketing)
-    assert first <= 12
-    for sparsity in ASKED:
-        grid.setdefault(sparsity, {"train": {"loss": 2.0 if sparsity > limit or sparsity == dip else 0.5}})
-    refine(grid, criterion, loss, 0.001, max(ASKED))
-    bracket = empirical_threshold(grid, criterion)
-    assert bracket.upper - bracket.lower <= 0.001 + 1e-9
-    assert bracket.upper >= min(limit, dip or 1.0) >= bracket.lower
-    assert len(bracketing) <= 30
+    def __call__(self, points):
+        for sparsity in points:
+            assert sparsity not in self.asked, f"{sparsity} was measured twice"
+            assert round(sparsity, 6) == sparsity
+            self.asked.append(sparsity)
+            yield grid({sparsity: self.loss(sparsity)})[sparsity]
+
+
+@pytest.mark.parametrize("asked", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("loss", CURVES.values(), ids=CURVES)
+def test_at_most_30_evaluations_bracket_a_threshold_within_a_thousandth(loss, asked):
+    measure = Curve(loss)
+    found = search([LOSS], asked, measure, 0.001)
+    assert len(set(measure.asked) - {0.0, *asked}) <= 30
+    assert set(found) == set(measure.asked)
+    assert list(found) == sorted(found)
+    assert {0.0, *asked} <= set(found)
+    bracket = empirical_threshold(found, LOSS)
+    assert all(loss(s) <= 1 for s in found if 0 < s <= bracket.lower)
+    if bracket.reached:
+        assert not loss(bracket.upper) <= 1
+        assert bracket.upper - bracket.lower <= 0.001 * (1 + 1e-6)
+    else:
+        assert all(loss(s) <= 1 for s in found if s > 0)
+        assert bracket.lower == max(asked)
+
+
+def test_a_threshold_is_bracketed_before_the_grid_is_measured():
+    measure = Curve(CURVES["monotone"])
+    asked = [*GRIDS["tenths"], 0.99]
+    search([LOSS], asked, measure, 0.001)
+    first = measure.asked.index(0.0)
+    known = {s: grid({s: measure.loss(s)})[s] for s in measure.asked[:first]}
+    bracket = empirical_threshold(known, LOSS)
+    assert bracket.upper - bracket.lower <= 0.001 * (1 + 1e-6)
+    assert len(known) <= 11
+    assert measure.asked[first:] == [0.0, *sorted(set(asked) - set(known))]
+
+
+def test_a_grid_that_shows_an_earlier_miss_is_bisected_there():
+    measure = Curve(CURVES["a miss at a grid point"])
+    found = search([LOSS], GRIDS["tenths"], measure, 0.001)
+    bracket = empirical_threshold(found, LOSS)
+    assert 0.395 <= bracket.lower < bracket.upper <= 0.397
+    last = measure.asked[measure.asked.index(0.0) :][9:]
+    assert last
+    assert all(0.3 < s < 0.4 for s in last)
+
+
+def test_criteria_share_their_points():
+    measure = Curve(CURVES["monotone"])
+    search([LOSS, LOSS, Criterion("loss_tolerance", "absolute:1", "train", "loss", 1, 1.0)], [0.99], measure, 0.001)
+    assert len(measure.asked) <= 13
+
+
+def test_every_criterion_is_narrow_at_the_end():
+    """The points of the second criterion show an earlier miss of the first."""
+    loss = CURVES["waves"]
+    wanted = [Criterion("loss_tolerance", str(limit), "train", "loss", 1, limit) for limit in (1.0, 1.1, 0.95, 0.7)]
+    found = search(wanted, [0.3, 0.6, 0.9], Curve(loss), 0.001)
+    for criterion in wanted:
+        bracket = empirical_threshold(found, criterion)
+        assert bracket.reached
+        assert bracket.upper - bracket.lower <= 0.001 * (1 + 1e-6)
+
+
+def test_a_sweep_of_the_dense_network_alone_measures_it():
+    measure = Curve(CURVES["monotone"])
+    assert list(search([LOSS], [0.0], measure, 0.001)) == [0.0]
