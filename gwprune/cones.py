@@ -128,6 +128,8 @@ class Cones:
 
     def _dimension(self, run: ProbeSpectrum, norm: float, epsilon: float) -> Estimate:
         roots = [np.sqrt(self._multiplier(run, norm, epsilon, part)) for part in range(3)]
+        if not any(roots):  # exactly, where a sum of quadrature weights is 1 but for rounding
+            return Estimate(1.0, 1.0, 1.0, 0.0)
         value, lower, upper = (self.spectrum.width(root, 0.5) for root in roots)  # with R^2 / (2 eps) = t
         middle = float(value.value)
         return Estimate(
