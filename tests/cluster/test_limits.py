@@ -49,8 +49,10 @@ def seconds_per_epoch(local) -> float:
 def runs(new_clone, seconds_per_epoch) -> dict[str, tuple[Clone, Run]]:
     """Runs that go on side by side, each of which waits most of the time; the tests wait for one after the other."""
     # SLURM looks at limits every 30 s. Most often it sends the signal that the profile asks for at the first look; if
-    # the job is not ready by then, the limit of a minute itself is enforced before this training ends.
-    slow = with_training(math.ceil(70 / seconds_per_epoch), resources={"train": {"runtime": 1}})
+    # the job is not ready by then, the limit of a minute itself is enforced before this training ends. An attempt that
+    # was stopped before its first epoch leaves the whole training to the second one, which the signal reaches within a
+    # minute: the training takes longer, even if an epoch is faster here than it was when it was measured.
+    slow = with_training(math.ceil(100 / seconds_per_epoch), resources={"train": {"runtime": 1}})
     # SLURM looks at the memory every second.
     large = with_training(math.ceil(10 / seconds_per_epoch), resources={"train": {"mem_mb": FIRST_MEMORY}})
     bad = {"name": "bad", **NETWORK, "training": {"lr": 1e12}}
