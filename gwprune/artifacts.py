@@ -17,7 +17,7 @@ from . import models
 from .files import atomic_path, save_tensors
 from .lanczos import Jacobi
 from .parameters import PrunableSet
-from .pruning import GemSearch, Ranking
+from .pruning import GemSearch, Ranking, removed_count
 from .width import ProbeSpectrum
 
 __all__ = [
@@ -136,6 +136,7 @@ class SparseState:
     """A network between two levels of an iterative method.
 
     Attributes:
+        description: of the network, as its file has it.
         kept: boolean mask (D,).
         momentum: parameter name -> momentum buffer; empty at a fresh start.
         removed: sum of the squares of the weights as they were when they were removed.
@@ -144,6 +145,7 @@ class SparseState:
     """
 
     model: nn.Module
+    description: dict[str, Any]
     kept: Tensor
     momentum: dict[str, Tensor] = field(default_factory=dict)
     removed: float = 0.0
@@ -151,7 +153,7 @@ class SparseState:
     search: GemSearch | None = None
 
 
-def save_sparse(path: str | os.PathLike, state: SparseState, description: Mapping[str, Any]) -> None:
+def save_sparse(path: str | os.PathLike, state: SparseState) -> None:
     """Write a network file that holds the state of an iterative method too."""
     sparse = {
         "kept": state.kept.cpu(),
@@ -160,27 +162,39 @@ def save_sparse(path: str | os.PathLike, state: SparseState, description: Mappin
         "epochs": state.epochs,
         "search": None if state.search is None else _on(state.search, "cpu"),
     }
-    save_network(path, state.model, description, sparse=sparse)
+    save_network(path, state.model, state.description, sparse=sparse)
 
 
-def load_sparse(path: str | os.PathLike, device: torch.device | str = "cpu", epochs: float = 0.0) -> SparseState:
+def load_sparse(
+    path: str | os.PathLike,
+    device: torch.device | str = "cpu",
+    epochs: float = 0.0,
+    sparsity: float | None = None,
+) -> SparseState:
     """Read what :func:`save_sparse` wrote; of another network file, the state of which nothing is pruned.
 
     Args:
         epochs: what such a network was trained for.
+        sparsity: that the state must have.
 
     Raises:
-        ArtifactError: naming the file.
+        ArtifactError: naming the file, also when it has another sparsity.
     """
     values = _load(path, "network")
-    model, sparse = _network(values, path, device), values.get("sparse")
+    model, description, sparse = _network(values, path, device), values["description"], values.get("sparse")
     dimension = PrunableSet(model).dimension
     if sparse is None:
-        return SparseState(model, torch.ones(dimension, dtype=torch.bool, device=device), epochs=epochs)
+        everything = torch.ones(dimension, dtype=torch.bool, device=device)
+        return SparseState(model, description, everything, epochs=epochs)
     if len(sparse["kept"]) != dimension:
         raise ArtifactError(f"{path} masks {len(sparse['kept'])} weights, the network has {dimension} prunable ones")
+    removed = int((~sparse["kept"]).sum())
+    if sparsity is not None and removed != removed_count(sparsity, dimension):
+        wanted = removed_count(sparsity, dimension)
+        raise ArtifactError(f"{path} removes {removed} weights; at sparsity {sparsity} they should be {wanted}")
     return SparseState(
         model,
+        description,
         sparse["kept"].to(device),
         {name: tensor.to(device) for name, tensor in sparse["momentum"].items()},
         sparse["removed"],

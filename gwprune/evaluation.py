@@ -15,10 +15,10 @@ from .parameters import PrunableSet
 from .pruning import Ranking
 
 __all__ = [
-    "BATCH", "Evaluation", "Tally", "batch_losses", "eval_mode", "evaluate", "l1_norm", "pruned", "removed_between",
+    "Evaluation", "Tally", "batch_losses", "eval_mode", "evaluate", "l1_norm", "pruned", "removed_between",
 ]  # fmt: skip
 
-BATCH = 2048
+_BATCH = 2048
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: DeviceSplit, batch_size: int = BATCH) -> Evaluation:
+def evaluate(model: nn.Module, split: DeviceSplit, batch_size: int = _BATCH) -> Evaluation:
     """Mean cross-entropy and accuracy of ``model`` on ``split``, in eval mode, summed in float64."""
     tally = Tally(split.device)
     with eval_mode(model):

@@ -77,6 +77,12 @@ class Run:
         other = ("methods", "sparsities", "chunk", "rewinding")
         return {**{key: value for key, value in values.items() if key not in other}, "l1": self.l1}
 
+    @property
+    def first_finetuned_epoch(self) -> int:
+        """Epochs of the recipe that fine-tuning leaves out: none, or all but its own when it rewinds."""
+        tuning = self.experiment.fine_tuning
+        return 0 if tuning.rewinding == "none" else self.experiment.training.epochs - tuning.epochs
+
     def chunks(self, name: str = "fine_tuning") -> dict[str, list[float]]:
         """Sparsities of each job of a method in section `fine_tuning` or `sparse_training`, by the job's token."""
         section = getattr(self.experiment, name)

@@ -313,7 +313,7 @@ class SparseTraining(Strict):
     options: dict[str, dict[str, Any]] = Field(
         default={}, description="options of methods: " + _options_of("initialisation", "iterative")
     )
-    controls: Annotated[list[Literal["layerwise_shuffle", "reinitialise"]], BeforeValidator(as_list)] = Field(
+    controls: Annotated[list[Literal[*pruning.CONTROLS]], BeforeValidator(as_list)] = Field(
         default=[],
         description="each method's masks once more: with the weights of every layer shuffled, or on other initial"
         " weights; method `<method>_<control>` in the tables",

@@ -8,12 +8,13 @@ from .rankings import Ranking, keep_highest, mask, rank, removed_count  # isort:
 
 # In the order in which names() lists the methods.
 from . import scores, layer_ratios, sensitivity, fisher, synaptic_flow, iterative  # noqa: F401  # isort: skip
-from .controls import layerwise_shuffle, reinitialise, without_control
+from .controls import CONTROLS, layerwise_shuffle, reinitialise, without_control
 from .gem_miner import GemSearch, gem_epoch, start_gem_search
 from .iterative import Epochs, Level
 from .schedules import gmp_sparsity, imp_sparsities
 
 __all__ = [
+    "CONTROLS",
     "METHODS",
     "Epochs",
     "GemSearch",

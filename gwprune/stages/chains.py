@@ -11,15 +11,15 @@ import torch
 from tqdm import tqdm
 
 from .. import datasets
-from ..artifacts import ArtifactError, SparseState, load_description, load_network, load_sparse, save_sparse
+from ..artifacts import SparseState, load_network, load_sparse, save_sparse
 from ..datasets import DeviceSplit
 from ..jobs import Job
 from ..parameters import PrunableSet
 from ..pruning import Level, Subject, gem_epoch, keep_highest, removed_count, start_gem_search
 from ..tables import write_table
 from ..training import Recipe, epoch_seed, train
+from .dense import progress_of
 from .laboratory import Laboratory
-from .masked import progress_of
 
 __all__ = ["level", "measure_states"]
 
@@ -52,7 +52,7 @@ def level(
     images = datasets.load(data)
     splits = {name: DeviceSplit.from_data(images, name, job.device) for name in ("train", "val")}
     if step.search:
-        state = _search(job, state, splits["train"], step, recipe)
+        _search(job, state, splits["train"], step, recipe)
     else:
         _prune(state, step.sparsity)
         if rewound is not None:
@@ -75,12 +75,12 @@ def level(
                 progress=progress_of(job, step.last_epoch, bar.update),
             )
     state.epochs += step.last_epoch - step.first_epoch
-    save_sparse(path, state, load_description(before))
+    save_sparse(path, state)
     Path(checkpoint).unlink(missing_ok=True)
 
 
 def _prune(state: SparseState, sparsity: float) -> None:
-    """Remove the smallest weights that are left, down to ``sparsity``; count their squares."""
+    """Remove the smallest weights that are left, down to ``sparsity``."""
     prunable = PrunableSet(state.model)
     count = removed_count(sparsity, prunable.dimension)
     if count <= int((~state.kept).sum()):
@@ -90,12 +90,14 @@ def _prune(state: SparseState, sparsity: float) -> None:
 
 
 def _mask(state: SparseState, kept: torch.Tensor) -> None:
+    """Put the network under a sparser mask; count the squares of what it removes."""
     weights = PrunableSet(state.model).flatten()
     state.removed += float(weights[state.kept & ~kept].double().square().sum())
     state.kept = kept
 
 
-def _search(job: Job, state: SparseState, split: DeviceSplit, step: Level, recipe: Mapping[str, Any]) -> SparseState:
+def _search(job: Job, state: SparseState, split: DeviceSplit, step: Level, recipe: Mapping[str, Any]) -> None:
+    """Go on with the search for a mask; at the end of the level the lowest scores are frozen out."""
     prunable, plan = PrunableSet(state.model), Recipe(**recipe)
     search = state.search or start_gem_search(prunable, job.seed)
     subject = Subject(prunable, job.seed, model=state.model)
@@ -109,7 +111,6 @@ def _search(job: Job, state: SparseState, split: DeviceSplit, step: Level, recip
         logger.info("search epoch %d: %d weights left", epoch + 1, int(search.kept.sum()))
     state.search = search
     _mask(state, search.kept)
-    return state
 
 
 def measure_states(
@@ -118,10 +119,7 @@ def measure_states(
     """Evaluate the networks at the ends of an iterative method's chains, a state file for each sparsity."""
     bench, rows = Laboratory(job, data, states[0]), []
     for sparsity, file in zip(sparsities, states, strict=True):
-        state = load_sparse(file, job.device)
-        removed, wanted = int((~state.kept).sum()), removed_count(sparsity, bench.prunable.dimension)
-        if removed != wanted:
-            raise ArtifactError(f"{file} removes {removed} weights; at sparsity {sparsity} they should be {wanted}")
+        state = load_sparse(file, job.device, sparsity=sparsity)
         bench.model.load_state_dict(state.model.state_dict())
         rows += bench.rows(
             method,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..parameters import PrunableSet
 from ..tables import write_table
 from ..training import EpochRecord, Recipe, train
 
-__all__ = ["measure", "prepare_data", "snapshot", "train_dense", "values_of"]
+__all__ = ["measure", "prepare_data", "progress_of", "snapshot", "train_dense", "values_of"]
 
 logger = logging.getLogger("gwprune")
 
@@ -47,6 +47,18 @@ def values_of(found: Evaluation, penalty: float) -> dict[str, float]:
         "accuracy": found.accuracy,
         "top5_accuracy": found.top5_accuracy,
     }
+
+
+def progress_of(job: Job, last_epoch: int, update: Callable[[], Any]) -> Callable[[EpochRecord], None]:
+    """What follows an epoch: a line in the log, and a stop if one is asked for and the checkpoint is written."""
+
+    def progress(record: EpochRecord) -> None:
+        logger.info("%s", record)
+        update()
+        if record.epoch < last_epoch:
+            job.interruption.check()
+
+    return progress
 
 
 def _initial(job: Job, images: datasets.ImageData, description: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
@@ -77,13 +89,7 @@ def snapshot(
     model, about = _initial(job, images, description)
     if epoch:
         splits = {name: DeviceSplit.from_data(images, name, job.device) for name in ("train", "val")}
-
-        def progress(record: EpochRecord) -> None:
-            logger.info("%s", record)
-            if record.epoch < epoch:
-                job.interruption.check()
-
-        with job.interruption.deferred():
+        with tqdm(total=epoch, unit="epoch", disable=None) as bar, job.interruption.deferred():
             train(
                 model,
                 splits["train"],
@@ -92,7 +98,7 @@ def snapshot(
                 job.seed,
                 last_epoch=epoch,
                 checkpoint=Path(checkpoint),
-                progress=progress,
+                progress=progress_of(job, epoch, bar.update),
             )
     save_network(path, model, about)
     Path(checkpoint).unlink(missing_ok=True)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
-from ..artifacts import ArtifactError, build_network, load_description, load_network, load_ranking, load_sparse
+from ..artifacts import build_network, load_description, load_network, load_ranking, load_sparse
 from ..checkpoints import arithmetic, digest
 from ..files import config_hash, read_json, write_json
 from ..jobs import Job
-from ..pruning import METHODS, layerwise_shuffle, reinitialise, removed_count, without_control
+from ..pruning import METHODS, layerwise_shuffle, reinitialise, without_control
 from ..tables import write_table
-from ..training import EpochRecord, Recipe, epoch_seed, train
+from ..training import Recipe, epoch_seed, train
+from .dense import progress_of
 from .laboratory import Laboratory
 
 __all__ = ["finetune", "train_sparse"]
@@ -99,17 +100,16 @@ def train_sparse(
     base, control = without_control(method)
     kept: dict[float, Tensor] = {}
     spent = dict.fromkeys(sparsities, float(epochs))
+    iterative = METHODS[base].when == "iterative"
+    signature = prunable.signature
+    rankings = {} if iterative else {file: load_ranking(file, prunable.dimension, signature, base) for file in masks}
     files = masks if len(masks) > 1 else list(masks) * len(sparsities)
     for sparsity, file in zip(sparsities, files, strict=True):
-        if METHODS[base].when == "iterative":
-            state = load_sparse(file, job.device)
+        if iterative:
+            state = load_sparse(file, job.device, sparsity=sparsity)
             kept[sparsity], spent[sparsity] = state.kept, state.epochs
         else:
-            known = load_ranking(file, prunable.dimension, prunable.signature, base)
-            kept[sparsity] = known.mask(sparsity).to(job.device)
-        removed, wanted = int((~kept[sparsity]).sum()), removed_count(sparsity, prunable.dimension)
-        if removed != wanted:
-            raise ArtifactError(f"{file} removes {removed} weights; at sparsity {sparsity} they should be {wanted}")
+            kept[sparsity] = rankings[file].mask(sparsity).to(job.device)
         if control == "layerwise_shuffle":
             kept[sparsity] = layerwise_shuffle(kept[sparsity], prunable, job.seed)
     if control == "reinitialise":
@@ -203,18 +203,6 @@ def _train_masked(
     write_table("sweep", [row for sparsity in masks for row in done.rows(sparsity)], path, job.provenance())
     for file in (under_way, done.path):
         file.unlink(missing_ok=True)
-
-
-def progress_of(job: Job, last_epoch: int, update: Callable[[], Any]) -> Callable[[EpochRecord], None]:
-    """What follows an epoch: a line in the log, and a stop if one is asked for and the checkpoint is written."""
-
-    def progress(record: EpochRecord) -> None:
-        logger.info("%s", record)
-        update()
-        if record.epoch < last_epoch:
-            job.interruption.check()
-
-    return progress
 
 
 class _Finished:

@@ -232,12 +232,12 @@ def test_a_state_comes_back_from_its_file_and_refuses_another_network(files, tmp
     root = Files(tmp_path)
     _, made = run_chain(files, root, "rare_gems", 0.5, search_epochs=2, levels=2)
     found = load_sparse(made[0])
-    save_sparse(root["copy.pt"], found, load_description(made[0]))
+    save_sparse(root["copy.pt"], found)
     again = load_sparse(root["copy.pt"])
     assert torch.equal(again.search.popups, found.search.popups)
     assert (again.search.epoch, again.epochs, again.removed) == (1, 1, found.removed)
     found.kept = found.kept[:-1]
-    save_sparse(root["copy.pt"], found, load_description(made[0]))
+    save_sparse(root["copy.pt"], found)
     with pytest.raises(ArtifactError, match=r"copy\.pt masks 887 weights, the network has 888"):
         load_sparse(root["copy.pt"])
 

@@ -1,4 +1,5 @@
 # Configuration, names of files and what several rules share. No rule stands here.
+import functools
 import itertools
 import re
 from dataclasses import asdict
@@ -126,18 +127,10 @@ def ranked_network(wildcards):
 
 def rewound_network(wildcards):
     """The network that gives fine-tuning its weights, if not the dense one."""
-    experiment = settings(wildcards).experiment
-    if experiment.fine_tuning.rewinding != "weights":
+    run = settings(wildcards)
+    if run.experiment.fine_tuning.rewinding != "weights":
         return {}
-    return {"rewound": f"{UNIT}/snapshots/{experiment.training.epochs - experiment.fine_tuning.epochs}.pt"}
-
-
-def first_finetuned_epoch(wildcards):
-    """Epochs of the recipe that fine-tuning leaves out."""
-    experiment = settings(wildcards).experiment
-    if experiment.fine_tuning.rewinding == "none":
-        return 0
-    return experiment.training.epochs - experiment.fine_tuning.epochs
+    return {"rewound": f"{UNIT}/snapshots/{run.first_finetuned_epoch}.pt"}
 
 
 def sparse_chunk(wildcards):
@@ -151,7 +144,7 @@ def sparse_masks(wildcards):
         return states_of(wildcards.run, name, sparse_chunk(wildcards))
     if METHODS[name].depends_on_sparsity:
         return [f"{UNIT}/masks/{name}_{sparsity_token(sparsity)}.pt" for sparsity in sparse_chunk(wildcards)]
-    return f"{UNIT}/ranking/{name}.pt"
+    return [f"{UNIT}/ranking/{name}.pt"]
 
 
 def epochs_of_masks(wildcards):
@@ -170,8 +163,14 @@ def final_states(wildcards):
     return states_of(wildcards.run, wildcards.method, sparsities)
 
 
+@functools.cache
+def nodes(run, method):
+    """Jobs of an iterative method: each asks for its own several times."""
+    return RUNS[run].nodes(method)
+
+
 def node_of(wildcards):
-    return settings(wildcards).nodes(wildcards.method)[wildcards.node]
+    return nodes(wildcards.run, wildcards.method)[wildcards.node]
 
 
 def before_level(wildcards):
@@ -202,7 +201,7 @@ def sparse_jobs(run):
         elif METHODS[name].when != "iterative" and name not in RUNS[run].experiment.pruning.methods:
             jobs.append(("rank", name))
     for name in RUNS[run].iterative_methods():
-        jobs += [("level", f"{name}_{node}") for node in RUNS[run].nodes(name)]
+        jobs += [("level", f"{name}_{node}") for node in nodes(run, name)]
         jobs.append(("measure", name))
     return jobs + [("snapshot", str(epoch)) for epoch in snapshots(run)]
 
@@ -211,11 +210,11 @@ def snapshots(run):
     """Epochs of dense training after which the network is needed."""
     experiment, found = RUNS[run].experiment, set()
     if experiment.fine_tuning.rewinding == "weights" and experiment.fine_tuning.methods:
-        found.add(experiment.training.epochs - experiment.fine_tuning.epochs)
+        found.add(RUNS[run].first_finetuned_epoch)
     if experiment.sparse_training.methods:
         found.add(0)
     for name in RUNS[run].iterative_methods():
-        levels = [node.level for node in RUNS[run].nodes(name).values()]
+        levels = [node.level for node in nodes(run, name).values()]
         found |= {level.first_epoch for level in levels if level.start == "rewound"}
     return sorted(found)
 
@@ -227,6 +226,7 @@ def parts(wildcards):
     """Table -> part files of all seeds of a run, and the dense summaries."""
     run = wildcards.run
     found = {table: [] for table in (*PARTS, "dense")}
+    trained = [name for stage, name in sparse_jobs(run) if stage in ("train_sparse", "measure")]
     for unit in (UNIT.format(run=run, seed=seed) for seed in CONFIG.seeds):
         for table in ("training", "spectra", "width_curves"):
             found[table].append(f"{unit}/{table}.parquet")
@@ -235,9 +235,7 @@ def parts(wildcards):
         found["predictions"] += [f"{unit}/predictions/statistical_dimension_{name}.parquet" for name in cones(run)]
         found["sweep"] += [f"{unit}/one_shot/{name}.parquet" for name in RUNS[run].experiment.pruning.methods]
         found["sweep"] += [f"{unit}/fine_tuned/{name}_{token}.parquet" for name, token in finetuned(run)]
-        for stage, name in sparse_jobs(run):
-            if stage in ("train_sparse", "measure"):
-                found["sweep"].append(f"{unit}/trained/{name}.parquet")
+        found["sweep"] += [f"{unit}/trained/{name}.parquet" for name in trained]
         found["dense"].append(f"{unit}/dense.json")
     return found
 

@@ -21,7 +21,7 @@ rule finetune:
         sparsities=chunk_of,
         recipe=lambda wildcards: settings(wildcards).fine_tuning(),
         epochs=lambda wildcards: settings(wildcards).experiment.training.epochs,
-        first_epoch=first_finetuned_epoch,
+        first_epoch=lambda wildcards: settings(wildcards).first_finetuned_epoch,
         checkpoint=f"{CHECKPOINTS}/{{run}}_seed{{seed}}_{{method}}_{{chunk}}",
         device=CONFIG.device,
     script:

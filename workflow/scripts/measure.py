@@ -5,7 +5,7 @@ with from_snakemake(snakemake) as job:
     measure_states(
         job,
         snakemake.input.data,
-        snakemake.input.states if isinstance(snakemake.input.states, list) else [snakemake.input.states],
+        snakemake.input.states,
         snakemake.output.sweep,
         method=snakemake.wildcards.method,
         sparsities=snakemake.params.sparsities,

@@ -6,7 +6,7 @@ with from_snakemake(snakemake) as job:
         job,
         snakemake.input.data,
         snakemake.input.network,
-        snakemake.input.masks if isinstance(snakemake.input.masks, list) else [snakemake.input.masks],
+        snakemake.input.masks,
         snakemake.output.sweep,
         method=snakemake.wildcards.method,
         sparsities=snakemake.params.sparsities,
