@@ -8,6 +8,7 @@ from gwprune import config as gwconfig
 from gwprune.comparison import in_words
 from gwprune.config.runs import sparsity_token
 from gwprune.pruning import METHODS, without_control
+from gwprune.published import published_digest
 from gwprune.tables import RUN_TABLES, TABLES
 from snakemake.exceptions import WorkflowError
 
