@@ -266,6 +266,8 @@ def _add_gradient(
         Mean cross-entropy without smoothing, and the number of samples that were classified rightly.
     """
     pieces = math.ceil(len(labels) * recipe.accumulation / recipe.batch_size)
+    if recipe.accumulation < recipe.batch_size:  # of a single sample batch normalisation has no variance
+        pieces = max(1, min(pieces, len(labels) // 2))
     total, hits = 0.0, 0
     for part, targets in zip(inputs.tensor_split(pieces), labels.tensor_split(pieces), strict=True):
         share = len(targets) / len(labels)

@@ -75,6 +75,16 @@ def test_unequal_micro_batches_of_a_shorter_last_batch_weigh_by_their_samples():
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-5, atol=1e-7, msg=name)
 
 
+def test_no_micro_batch_is_a_single_sample_that_batch_normalisation_refuses():
+    """15 samples in batches of 4: the last one, of 3, would be micro-batches of 2 and 1."""
+    recipe = Recipe(epochs=1, batch_size=4, lr=0.1, accumulation=2)
+    torch.manual_seed(0)
+    model, sizes = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)), []
+    model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])) if module.training else None)
+    train(model, split(15, 0), VAL, recipe, 0)
+    assert sizes == [2] * 6 + [3]
+
+
 def test_mixed_precision_leaves_training_on_the_processor_as_it_is_and_says_so(monkeypatch, caplog):
     def refuse(*args, **more):
         raise AssertionError("autocast on the processor")
