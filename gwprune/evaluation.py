@@ -38,10 +38,14 @@ class Tally:
         self._loss = torch.zeros((), dtype=torch.float64, device=device if device.type != "mps" else "cpu")
         self._first, self._five = torch.zeros((2,), dtype=torch.int64, device=device)
 
-    def add(self, output: Tensor, labels: Tensor) -> None:
-        """Count a batch: ``output`` (N, classes), ``labels`` (N,)."""
+    def add(self, output: Tensor, labels: Tensor, logarithms: Tensor | None = None) -> None:
+        """Count a batch: ``output`` (N, classes), ``labels`` (N,), and the output's log-softmax where it is known."""
         self._samples += len(labels)
-        self._loss += functional.cross_entropy(output, labels, reduction="sum").double()
+        if logarithms is None:
+            loss = functional.cross_entropy(output, labels, reduction="sum")
+        else:
+            loss = functional.nll_loss(logarithms, labels, reduction="sum")
+        self._loss += loss.double()
         self._first += (output.argmax(1) == labels).sum()
         # NaN is never among them
         self._five += ((~(output <= output.gather(1, labels[:, None]))).sum(1) < 5).sum()

@@ -76,7 +76,9 @@ def evaluate_masks(
                     before = next(pruning)
                     running.advance(removed)
                     for part in parts:
-                        row[part.split].add(part.outputs[-1].t().contiguous(), part.labels)
+                        logits = part.outputs[-1]
+                        # Over rows of few classes it would take several times as long.
+                        row[part.split].add(logits.t().contiguous(), part.labels, logits.log_softmax(0).t())
         for count, row in zip(block, tallies, strict=True):
             found = [tally.evaluation() for tally in row]
             if all(math.isfinite(evaluation.loss) for evaluation in found):
