@@ -72,7 +72,7 @@ def level(
                 last_epoch=step.last_epoch,
                 momentum=state.momentum,
                 checkpoint=Path(checkpoint),
-                progress=progress_of(job, step.last_epoch, bar.update),
+                progress=progress_of(job, step.last_epoch, lambda _: bar.update()),
             )
     state.epochs += step.last_epoch - step.first_epoch
     save_sparse(path, state)

@@ -49,13 +49,13 @@ def values_of(found: Evaluation, penalty: float) -> dict[str, float]:
     }
 
 
-def progress_of(job: Job, last_epoch: int, update: Callable[[], Any]) -> Callable[[EpochRecord], None]:
-    """What follows an epoch: a line in the log, and a stop if one is asked for and the checkpoint is written."""
+def progress_of(job: Job, last_epoch: int, show: Callable[[EpochRecord], Any]) -> Callable[[EpochRecord], None]:
+    """What follows an epoch: a line in the log, ``show``, and a stop if one is asked for and a checkpoint is there."""
 
     def progress(record: EpochRecord) -> None:
         logger.info("%s", record)
-        update()
-        if record.epoch < last_epoch:
+        show(record)
+        if record.epoch < last_epoch:  # the last epoch has no checkpoint: what follows it is short
             job.interruption.check()
 
     return progress
@@ -98,7 +98,7 @@ def snapshot(
                 job.seed,
                 last_epoch=epoch,
                 checkpoint=Path(checkpoint),
-                progress=progress_of(job, epoch, bar.update),
+                progress=progress_of(job, epoch, lambda _: bar.update()),
             )
     save_network(path, model, about)
     Path(checkpoint).unlink(missing_ok=True)
@@ -130,16 +130,19 @@ def train_dense(
     plan = Recipe(**recipe)
     with tqdm(total=plan.epochs, unit="epoch", disable=None) as bar:
 
-        def progress(record: EpochRecord) -> None:
-            logger.info("%s", record)
+        def show(record: EpochRecord) -> None:
             bar.update(record.epoch - bar.n)
             bar.set_postfix(loss=f"{record.train_loss:.4f}", val=f"{record.val_accuracy:.2f}%")
-            if record.epoch < plan.epochs:  # the last epoch has no checkpoint: what follows it is short
-                job.interruption.check()
 
         with job.interruption.deferred():
             records = train(
-                model, splits["train"], splits["val"], plan, job.seed, checkpoint=Path(checkpoint), progress=progress
+                model,
+                splits["train"],
+                splits["val"],
+                plan,
+                job.seed,
+                checkpoint=Path(checkpoint),
+                progress=progress_of(job, plan.epochs, show),
             )
     values = {name: measure(model, prunable, split, plan.l1) for name, split in splits.items()}
     losses = batch_losses(model, splits["train"], plan.batch_size)

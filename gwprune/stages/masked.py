@@ -180,7 +180,7 @@ def _train_masked(
                     mask=kept,
                     first_epoch=first_epoch,
                     checkpoint=under_way,
-                    progress=progress_of(job, plan.epochs, bar.update),
+                    progress=progress_of(job, plan.epochs, lambda _: bar.update()),
                 )
             zeros, removed = int((prunable.flatten() == 0).sum()), int((~kept).sum())
             if zeros < removed:
