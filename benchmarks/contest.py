@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.limits import Peaks, layers_of, limits
 from benchmarks.peers import CONTENDERS, Contender, graph_bytes, gwprune_rebuilt, prepare
-from gwprune.curvature import curvature_operator
+from gwprune.curvature.operator import curvature_operator
 
 __all__ = ["BLOCK", "LANCZOS_STEPS", "TOLERANCE", "Case", "Disagreement", "run"]
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gwprune import datasets, predict_threshold
-from gwprune.artifacts import load_network
 from gwprune.datasets import DeviceSplit
+from gwprune.jobs.artifacts import load_network
 
 from .contest import timed
 from .peers import prepare, pyhessian_operator

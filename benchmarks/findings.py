@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.reporting import markdown_table, replace_section
-from gwprune.tables import read_table
+from gwprune.tables.schemas import read_table
 
 __all__ = ["accuracy_table", "agreement_table", "coincide", "prediction_tables"]
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from gwprune.artifacts import load_network, load_probe
-from gwprune.lanczos import Jacobi
-from gwprune.parameters import PrunableSet
+from gwprune.jobs.artifacts import load_network, load_probe
+from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import rank
-from gwprune.quadrature import Rule, gauss, radau, ritz
-from gwprune.spectrum import ProbeSpectrum, Spectrum, crossing
-from gwprune.tables import read_table
+from gwprune.spectral.lanczos import Jacobi
+from gwprune.spectral.quadrature import Rule, gauss, radau, ritz
+from gwprune.spectral.spectrum import ProbeSpectrum, Spectrum, crossing
+from gwprune.tables.schemas import read_table
 
 from .reporting import environment, markdown_table, print_table, publish
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.fft import dct, idct
 from scipy.optimize import brentq
 
-from gwprune.lanczos import rademacher
+from gwprune.spectral.lanczos import rademacher
 
 EPSILON = 0.5
 

@@ -1,7 +1,7 @@
 """Ways to multiply a vector by the Hessian of a network's prunable weights, each behind one interface.
 
 ``make(model, loss_fn, inputs, targets, batch_size)`` returns ``product(vector) -> H vector``, both of shape (D,) in the
-order of :class:`gwprune.parameters.PrunableSet`. ``loss_fn`` is a mean over samples. The network is in eval mode and
+order of :class:`gwprune.PrunableSet`. ``loss_fn`` is a mean over samples. The network is in eval mode and
 only its prunable weights require gradients (:func:`prepare`), so every way differentiates with respect to the same
 weights; ``batch_size`` divides the number of samples, as hessian-eigenthings averages batches without weights.
 """
@@ -16,9 +16,9 @@ from importlib import metadata
 import torch
 from torch import Tensor, nn
 
-from gwprune.curvature import curvature_operator
-from gwprune.graphs import saved_bytes
-from gwprune.parameters import PrunableSet
+from gwprune.curvature.graphs import saved_bytes
+from gwprune.curvature.operator import curvature_operator
+from gwprune.network.prunable import PrunableSet
 
 __all__ = ["CONTENDERS", "Contender", "graph_bytes", "prepare", "pyhessian_operator", "split"]
 

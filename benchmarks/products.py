@@ -20,8 +20,9 @@ from torch import Tensor
 from benchmarks.contest import BLOCK, LANCZOS_STEPS, TOLERANCE, Case, Disagreement, run
 from benchmarks.peers import CONTENDERS
 from benchmarks.reporting import environment, markdown_table, replace_section, write_json
-from gwprune import artifacts, datasets, models
+from gwprune import datasets, models
 from gwprune.datasets.mnist import DEBIAN_DIR
+from gwprune.jobs import artifacts
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = ("fc5", "vgg16", "resnet18")

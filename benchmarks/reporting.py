@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from gwprune.files import atomic_path, git_commit, write_json
+from gwprune.storage.files import atomic_path, git_commit, write_json
 
 __all__ = [
     "destination",

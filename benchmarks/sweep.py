@@ -4,7 +4,7 @@
     python -m benchmarks.sweep --quick --output DIRECTORY
 
 Trains FC5 on FashionMNIST with and without an l1 term, ranks by magnitude, and evaluates 0, 0.001, ..., 0.999 by
-`gwprune.many_masks`. One by one, each mask is a full forward pass: 20 of them, evenly spread over the same grid and
+`training.many_masks`. One by one, each mask is a full forward pass: 20 of them, evenly spread over the same grid and
 timed in between, stand for all.
 """
 
@@ -23,11 +23,11 @@ from torch import nn
 from gwprune import datasets, models
 from gwprune.datasets import DeviceSplit
 from gwprune.datasets.mnist import DEBIAN_DIR
-from gwprune.evaluation import evaluate, pruned
-from gwprune.many_masks import evaluate_masks
-from gwprune.parameters import PrunableSet
+from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import rank, removed_count
-from gwprune.training import Recipe, train
+from gwprune.training.evaluation import evaluate, pruned
+from gwprune.training.many_masks import evaluate_masks
+from gwprune.training.train import Recipe, train
 
 from .contest import timed
 from .reporting import environment, markdown_table, print_table, publish

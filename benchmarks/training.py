@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from gwprune import datasets, models
 from gwprune.datasets import DeviceSplit
 from gwprune.datasets.mnist import DEBIAN_DIR
-from gwprune.parameters import PrunableSet
-from gwprune.training import Recipe, train
+from gwprune.network.prunable import PrunableSet
+from gwprune.training.train import Recipe, train
 
 from .reporting import environment, markdown_table, publish
 

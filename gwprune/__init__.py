@@ -4,12 +4,12 @@ from importlib import import_module, metadata
 from typing import Any
 
 _EXPORTS = {
-    "curvature_operator": "curvature",
+    "curvature_operator": "curvature.operator",
     "predict_threshold": "predict",
     "Prediction": "predict",
-    "PrunableSet": "parameters",
-    "squared_width": "width",
-    "statistical_dimension": "projection",
+    "PrunableSet": "network.prunable",
+    "squared_width": "spectral.width",
+    "statistical_dimension": "spectral.projection",
 }
 
 __all__ = ["__version__", *_EXPORTS]

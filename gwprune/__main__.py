@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def _print(args: argparse.Namespace) -> int:
-    from . import terminal  # noqa: PLC0415 - each command imports what it needs
+    from .tables import terminal  # noqa: PLC0415 - each command imports what it needs
 
     if args.config is not None:
         from .config import load_file  # noqa: PLC0415
@@ -19,7 +19,7 @@ def _print(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from .report import build_report  # noqa: PLC0415
+    from .jobs.report import build_report  # noqa: PLC0415
 
     build_report(Path(args.config), args.cores)
     return 0

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .cones import Cones
-from .curvature import OPERATORS, CurvatureOperator, curvature_operator
-from .evaluation import eval_mode
+from .curvature.operator import OPERATORS, CurvatureOperator, curvature_operator
+from .network.samples import count_samples, take
 from .pruning import rank, removed_count
-from .quadratic import quadratic_threshold
-from .samples import count_samples, take
-from .width import Estimate, Spectrum, probe_spectra, refine
+from .spectral.cones import Cones
+from .spectral.quadratic import quadratic_threshold
+from .spectral.width import Estimate, Spectrum, probe_spectra, refine
+from .training.evaluation import eval_mode
 
 __all__ = ["PREDICTORS", "Prediction", "predict_threshold"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from ..files import atomic_path
-from ..tables import documentation
+from ..storage.files import atomic_path
+from ..tables.schemas import documentation
 from .models import SECTIONS, Config, Dataset, Experiment, Job, Network, Strict
 
 __all__ = ["key_reference", "schema_text", "update"]

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from ..files import config_hash
 from ..pruning import METHODS, Level
+from ..storage.files import config_hash
 from .models import Config, Experiment
 from .sections import PPM
 

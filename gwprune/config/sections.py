@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator, model_validator
 
 from .. import pruning
-from ..thresholds import plain
+from ..tables.thresholds import plain
 
 __all__ = [
     "PPM",

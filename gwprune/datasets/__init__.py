@@ -6,12 +6,12 @@ train = DeviceSplit.from_data(data, "train", "cuda")
 for inputs, labels in train.epoch(128, torch.Generator().manual_seed(0), augment="crop_flip"): ...
 """
 
-from gwprune.datasets.augmentation import AUGMENTATIONS
-from gwprune.datasets.device_data import DeviceSplit
-from gwprune.datasets.errors import DataError
-from gwprune.datasets.image_data import SPLITS, ImageData, load, save
-from gwprune.datasets.preparation import prepare
-from gwprune.datasets.registry import DATASETS, OPTIONS, DatasetSpec, names, validate
+from .augmentation import AUGMENTATIONS
+from .device_data import DeviceSplit
+from .errors import DataError
+from .image_data import SPLITS, ImageData, load, save
+from .preparation import prepare
+from .registry import DATASETS, OPTIONS, DatasetSpec, names, validate
 
 __all__ = [
     "AUGMENTATIONS",

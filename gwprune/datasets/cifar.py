@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gwprune.datasets.download import fetching, wait_for_downloads
-from gwprune.datasets.errors import DataError
-from gwprune.datasets.parts import Loaded, Part, array_part, checked_labels
+from .download import fetching, wait_for_downloads
+from .errors import DataError
+from .parts import Loaded, Part, array_part, checked_labels
 
 __all__ = ["load_cifar10", "load_cifar100"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gwprune.datasets.errors import DataError
+from .errors import DataError
 
 __all__ = ["decode_rgb", "file_fetcher", "resize"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from gwprune.datasets.augmentation import augmented, draw
-from gwprune.datasets.image_data import SPLITS, ImageData
+from .augmentation import augmented, draw
+from .image_data import SPLITS, ImageData
 
 __all__ = ["DeviceSplit"]
 

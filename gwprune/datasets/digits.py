@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gwprune.datasets.parts import Loaded, array_part
+from .parts import Loaded, array_part
 
 __all__ = ["load_digits"]
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from gwprune.datasets.errors import DataError
+from .errors import DataError
 
 __all__ = ["fetching", "wait_for_downloads"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gwprune.datasets.errors import DataError
+from .errors import DataError
 
 __all__ = ["read_idx"]
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gwprune.datasets.errors import DataError
-from gwprune.files import save_tensors
+from ..storage.files import save_tensors
+from .errors import DataError
 
 __all__ = ["SPLITS", "ImageData", "channel_moments", "load", "save"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gwprune.datasets.decode import file_fetcher
-from gwprune.datasets.errors import DataError
-from gwprune.datasets.parts import Loaded, Part
+from .decode import file_fetcher
+from .errors import DataError
+from .parts import Loaded, Part
 
 __all__ = ["EXTENSIONS", "load_image_folder"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gwprune.datasets.download import fetching, wait_for_downloads
-from gwprune.datasets.errors import DataError
-from gwprune.datasets.idx import read_idx
-from gwprune.datasets.parts import Loaded, Part, array_part, checked_labels
+from .download import fetching, wait_for_downloads
+from .errors import DataError
+from .idx import read_idx
+from .parts import Loaded, Part, array_part, checked_labels
 
 __all__ = ["COUNTS", "DEBIAN_DIR", "load_fashion_mnist", "load_kmnist", "load_mnist", "read_family"]
 

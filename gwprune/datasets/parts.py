@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gwprune.datasets.errors import DataError
+from .errors import DataError
 
 __all__ = ["Loaded", "Part", "array_part", "checked_labels"]
 

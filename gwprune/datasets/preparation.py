@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gwprune.datasets.decode import resize
-from gwprune.datasets.errors import DataError
-from gwprune.datasets.image_data import ImageData
-from gwprune.datasets.registry import DATASETS, validate
-from gwprune.datasets.splits import split_indices
+from .decode import resize
+from .errors import DataError
+from .image_data import ImageData
+from .registry import DATASETS, validate
+from .splits import split_indices
 
 __all__ = ["prepare"]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from gwprune.datasets.cifar import load_cifar10, load_cifar100
-from gwprune.datasets.digits import load_digits
-from gwprune.datasets.image_folder import load_image_folder
-from gwprune.datasets.mnist import load_fashion_mnist, load_kmnist, load_mnist
-from gwprune.datasets.parts import Loaded
-from gwprune.datasets.tiny_imagenet import load_tiny_imagenet
+from .cifar import load_cifar10, load_cifar100
+from .digits import load_digits
+from .image_folder import load_image_folder
+from .mnist import load_fashion_mnist, load_kmnist, load_mnist
+from .parts import Loaded
+from .tiny_imagenet import load_tiny_imagenet
 
 __all__ = ["DATASETS", "OPTIONS", "DatasetSpec", "names", "validate"]
 

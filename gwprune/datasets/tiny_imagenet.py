@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gwprune.datasets.decode import file_fetcher
-from gwprune.datasets.download import fetching
-from gwprune.datasets.errors import DataError
-from gwprune.datasets.parts import Loaded, Part
+from .decode import file_fetcher
+from .download import fetching
+from .errors import DataError
+from .parts import Loaded, Part
 
 __all__ = ["MD5", "URL", "load_tiny_imagenet"]
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ..files import atomic_path
+from ..storage.files import atomic_path
 
 Rows = dict[str, np.ndarray]
 

@@ -6,7 +6,7 @@ Importing this package needs torch only; torchvision is imported when a ``torchv
 
 from __future__ import annotations
 
-from gwprune.models import alexnet, fc, lenet, resnet, resnet_cifar, vgg  # noqa: F401  importing registers
-from gwprune.models.registry import NETWORKS, build, names, network_options, register, validate
+from . import alexnet, fc, lenet, resnet, resnet_cifar, vgg  # noqa: F401  importing registers
+from .registry import NETWORKS, build, names, network_options, register, validate
 
 __all__ = ["NETWORKS", "build", "names", "network_options", "register", "validate"]

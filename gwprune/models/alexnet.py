@@ -6,9 +6,9 @@ from collections import OrderedDict
 
 from torch import nn
 
-from gwprune.models.checks import Probability, Shape, require_size
-from gwprune.models.initialisation import he_normal
-from gwprune.models.registry import register
+from .checks import Probability, Shape, require_size
+from .initialisation import he_normal
+from .registry import register
 
 __all__ = ["alexnet"]
 

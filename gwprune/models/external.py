@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from gwprune.models.checks import Shape, unknown
+from .checks import Shape, unknown
 
 __all__ = ["Source", "source"]
 

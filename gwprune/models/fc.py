@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from gwprune.models.checks import Flag, Shape, Sizes
-from gwprune.models.initialisation import he_normal
-from gwprune.models.registry import register
+from .checks import Flag, Shape, Sizes
+from .initialisation import he_normal
+from .registry import register
 
 __all__ = ["fc", "fc5", "fc12"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from gwprune.models.checks import Pair, Shape, Size, Sizes, require_size
-from gwprune.models.registry import register
+from .checks import Pair, Shape, Size, Sizes, require_size
+from .registry import register
 
 __all__ = ["cnn", "lenet5"]
 

@@ -8,8 +8,8 @@ from typing import Any, TypeVar, get_type_hints
 
 from torch import nn
 
-from gwprune.models import external
-from gwprune.models.checks import Choice, Shape, unknown
+from . import external
+from .checks import Choice, Shape, unknown
 
 __all__ = ["NETWORKS", "build", "names", "network_options", "register", "validate"]
 

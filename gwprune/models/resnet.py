@@ -6,9 +6,9 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from gwprune.models.checks import Choice, Positive, Shape, require_size, scaled
-from gwprune.models.initialisation import he_normal
-from gwprune.models.registry import register
+from .checks import Choice, Positive, Shape, require_size, scaled
+from .initialisation import he_normal
+from .registry import register
 
 __all__ = ["BasicBlock", "Bottleneck", "ResNet", "initialise", "resnet18", "resnet34", "resnet50"]
 

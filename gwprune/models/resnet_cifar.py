@@ -7,9 +7,9 @@ from typing import Annotated
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gwprune.models.checks import Choice, Shape, Size, require_size
-from gwprune.models.registry import register
-from gwprune.models.resnet import BasicBlock, initialise
+from .checks import Choice, Shape, Size, require_size
+from .registry import register
+from .resnet import BasicBlock, initialise
 
 __all__ = ["CifarResNet", "IdentityPadding", "resnet20", "resnet32", "resnet56"]
 

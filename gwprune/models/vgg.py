@@ -6,9 +6,9 @@ from collections import OrderedDict
 
 from torch import nn
 
-from gwprune.models.checks import Flag, Positive, Shape, require_size, scaled
-from gwprune.models.initialisation import he_normal
-from gwprune.models.registry import register
+from .checks import Flag, Positive, Shape, require_size, scaled
+from .initialisation import he_normal
+from .registry import register
 
 __all__ = ["vgg11", "vgg13", "vgg16", "vgg19"]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..parameters import PrunableSet
+from ..network.prunable import PrunableSet
 
 __all__ = ["CONTROLS", "layerwise_shuffle", "reinitialise", "without_control"]
 

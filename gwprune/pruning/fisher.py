@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
+from ..network.modes import undisturbed
 from .registry import Subject, register
-from .undisturbed import undisturbed
 
 __all__ = ["inverse_diagonal", "sample_gradients", "wood_fisher"]
 

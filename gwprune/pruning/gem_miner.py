@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from ..parameters import PrunableSet
+from ..network.modes import undisturbed
+from ..network.prunable import PrunableSet
 from .rankings import keep_highest, removed_count
 from .registry import Subject
-from .undisturbed import undisturbed
 
 __all__ = ["GemSearch", "gem_epoch", "start_gem_search"]
 

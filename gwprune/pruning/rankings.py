@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..parameters import PrunableSet
+from ..network.prunable import PrunableSet
 from .registry import Subject, method_of
 
 __all__ = ["Ranking", "keep_highest", "mask", "rank", "removed_count"]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..parameters import PrunableSet
-from ..samples import as_tensors, count_samples, take
+from ..network.prunable import PrunableSet
+from ..network.samples import as_tensors, count_samples, take
 
 __all__ = ["METHODS", "Method", "Subject", "method_of", "names", "register"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..curvature import OPERATORS, curvature_operator
-from ..lanczos import rademacher
-from ..samples import count_samples
+from ..curvature.operator import OPERATORS, curvature_operator
+from ..network.modes import undisturbed
+from ..network.samples import count_samples
+from ..spectral.lanczos import rademacher
 from .registry import Subject, register
-from .undisturbed import undisturbed
 
 __all__ = ["grasp", "mean_gradient", "obd", "snip", "taylor"]
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from ..network.modes import undisturbed
 from .rankings import keep_highest, removed_count
 from .registry import Subject, register
-from .undisturbed import undisturbed
 
 __all__ = ["synaptic_flow", "synflow"]
 

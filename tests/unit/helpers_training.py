@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from gwprune.datasets import DeviceSplit
-from gwprune.parameters import PrunableSet
-from gwprune.training import EpochRecord, Recipe
+from gwprune.network.prunable import PrunableSet
+from gwprune.training.train import EpochRecord, Recipe
 
 
 def split(count: int, seed: int) -> DeviceSplit:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gwprune import models
-from gwprune.artifacts import (
+from gwprune.jobs.artifacts import (
     ArtifactError,
     load_network,
     load_probe,
@@ -19,10 +19,10 @@ from gwprune.artifacts import (
     save_probe,
     save_ranking,
 )
-from gwprune.lanczos import Jacobi
-from gwprune.parameters import PrunableSet
+from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import Ranking
-from gwprune.width import ProbeSpectrum
+from gwprune.spectral.lanczos import Jacobi
+from gwprune.spectral.width import ProbeSpectrum
 
 ABOUT = {"name": "fc", "options": {"hidden": [5], "batch_norm": True}, "input_shape": [1, 4, 4], "classes": 3}
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from gwprune.checkpoints import RecordedOperator, digest
-from gwprune.cones import Cones
-from gwprune.width import probe_spectra
+from gwprune.spectral.cones import Cones
+from gwprune.spectral.width import probe_spectra
+from gwprune.storage.checkpoints import RecordedOperator, digest
 
 D = 60
 BELONGS_TO = {"seed": 0}

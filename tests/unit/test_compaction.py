@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 import gwprune
-from gwprune.compaction import compact
-from gwprune.curvature import OPERATORS, curvature_operator
-from gwprune.lanczos import lanczos
-from gwprune.parameters import PrunableSet
+from gwprune.curvature.compaction import compact
+from gwprune.curvature.operator import OPERATORS, curvature_operator
+from gwprune.network.prunable import PrunableSet
+from gwprune.spectral.lanczos import lanczos
 
 from . import helpers_networks
 from .helpers_networks import normal

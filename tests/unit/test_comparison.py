@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 
 from gwprune.__main__ import main
-from gwprune.comparison import comparison_rows, comparison_threshold_rows, in_words, source_of
-from gwprune.published import published_rows
-from gwprune.rendering import comparison_pages, html, markdown
-from gwprune.tables import SCHEMAS, write_table
-from gwprune.terminal import sheet_view
+from gwprune.tables.comparison import comparison_rows, comparison_threshold_rows, in_words, source_of
+from gwprune.tables.published import published_rows
+from gwprune.tables.rendering import comparison_pages, html, markdown
+from gwprune.tables.schemas import SCHEMAS, write_table
+from gwprune.tables.terminal import sheet_view
 
 FACTS = {"network": "fc", "dataset": "digits", "l1": 1e-4}
 ASKED = [0.5, 0.9]

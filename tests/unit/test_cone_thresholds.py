@@ -6,8 +6,8 @@ import torch
 from scipy.optimize import brentq
 
 import gwprune
-from gwprune.cones import Cones, cone_threshold
-from gwprune.width import probe_spectra
+from gwprune.spectral.cones import Cones, cone_threshold
+from gwprune.spectral.width import probe_spectra
 
 from .helpers_spectra import digits, make_sample, rotated
 

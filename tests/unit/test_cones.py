@@ -5,8 +5,8 @@ from scipy.optimize import minimize
 from scipy.sparse.linalg import aslinearoperator
 
 import gwprune
-from gwprune.lanczos import lanczos
-from gwprune.projection import GaussianProbes, cone_dimension
+from gwprune.spectral.lanczos import lanczos
+from gwprune.spectral.projection import GaussianProbes, cone_dimension
 
 
 def test_circular_cone_meets_its_closed_form():

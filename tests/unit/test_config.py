@@ -529,7 +529,7 @@ def test_a_run_name_can_be_a_directory_and_a_wildcard():
 
 
 def test_recipes_hold_what_the_training_loop_takes_and_nothing_else():
-    from gwprune.training import Recipe
+    from gwprune.training.train import Recipe
 
     (run,) = config.expand(config.load(values())).values()
     assert Recipe(**run.recipe()) == Recipe(**json.loads(json.dumps(run.recipe())))

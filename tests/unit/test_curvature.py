@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import gwprune
-from gwprune import curvature
-from gwprune.curvature import OPERATORS, NotDeterministicError, curvature_operator
+from gwprune.curvature import operator as curvature
+from gwprune.curvature.operator import OPERATORS, NotDeterministicError, curvature_operator
 
 from .helpers_spectra import DENSE, dense_functions, dense_hessian
 

@@ -10,9 +10,9 @@ from torch.nn import functional
 
 from gwprune import models
 from gwprune.datasets import DeviceSplit
-from gwprune.evaluation import Evaluation, batch_losses, eval_mode, evaluate, l1_norm, pruned
-from gwprune.parameters import PrunableSet
+from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import rank
+from gwprune.training.evaluation import Evaluation, batch_losses, eval_mode, evaluate, l1_norm, pruned
 
 
 def split(count: int = 23, seed: int = 0) -> DeviceSplit:

@@ -24,7 +24,7 @@ from gwprune.figures.axes import (
 from gwprune.figures.comparison import _looks
 from gwprune.figures.dense import asinh_scale, smeared_density
 from gwprune.figures.pruned import over_seeds
-from gwprune.tables import SCHEMAS
+from gwprune.tables.schemas import SCHEMAS
 
 RUNS = {"fc5_fashion_mnist": 0.983, "lenet_fashion_mnist": 0.83}
 METHODS = {"magnitude": 0.0, "random": 0.7, "snip": 0.15}  # decades lost against magnitude

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gwprune.files import atomic_path, config_hash, provenance, read_json, write_json
+from gwprune.storage.files import atomic_path, config_hash, provenance, read_json, write_json
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o077, 0o002])

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from gwprune.interruption import Interrupted, Interruption
+from gwprune.jobs.interruption import Interrupted, Interruption
 
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1]
 

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gwprune.files import config_hash
-from gwprune.jobs import Job, from_snakemake, job, resolve_device
+from gwprune.jobs.job import Job, from_snakemake, job, resolve_device
+from gwprune.storage.files import config_hash
 
 logger = logging.getLogger("gwprune")
 
@@ -229,7 +229,7 @@ def test_a_script_that_fails_exits_with_message_and_log(tmp_path):
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from gwprune.jobs import job
+from gwprune.jobs.job import job
 log, output, release, data = sys.argv[1:]
 with job(log, settings={"a": 1}, inputs=[data], outputs=[output]):
     print("working", flush=True)
@@ -295,7 +295,7 @@ def test_a_signal_ends_the_process_with_status_75_and_says_so_in_the_log(tmp_pat
 
 
 def test_a_gpu_job_of_a_local_run_holds_a_slot_and_logs_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("gwprune.locks.slot_directory", lambda: tmp_path / "slots")
+    monkeypatch.setattr("gwprune.storage.locks.slot_directory", lambda: tmp_path / "slots")
     monkeypatch.setenv("GWPRUNE_GPU_SLOTS", "4,7")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with job(tmp_path / "a.log", gpus=1):

@@ -12,8 +12,8 @@ from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 from torch import Tensor
 
-from gwprune.lanczos import Jacobi, Lanczos, as_product, lanczos, operator_dtype, rademacher
-from gwprune.quadrature import gauss
+from gwprune.spectral.lanczos import Jacobi, Lanczos, as_product, lanczos, operator_dtype, rademacher
+from gwprune.spectral.quadrature import gauss
 
 from .helpers_spectra import EPS, Sample, make_sample, network_like_spectrum, rotated, samples, width_function
 

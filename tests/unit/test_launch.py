@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gwprune.launch import Launch, gpu_slots, without
+from gwprune.jobs.launch import Launch, gpu_slots, without
 
 HERE = socket.gethostname()
 UUID = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -83,7 +83,7 @@ def lock(directory: Path, number: int) -> Path:
 SNAKEMAKE = """
 import sys, time
 from pathlib import Path
-from gwprune.launch import Launch
+from gwprune.jobs.launch import Launch
 directory, begun, run, *locks = sys.argv[1:]
 launch = Launch(Path(directory))
 launch.begin()
@@ -207,7 +207,7 @@ def test_a_directory_that_cannot_be_written_ends_nothing(directory, monkeypatch)
     def refuse(*_):
         raise OSError(errno.EROFS, "read-only")
 
-    monkeypatch.setattr("gwprune.launch.write_json", refuse)
+    monkeypatch.setattr("gwprune.jobs.launch.write_json", refuse)
     launch = launched(directory)
     launch.end()
 

@@ -16,9 +16,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from gwprune.curvature import OPERATORS, curvature_operator
-from gwprune.layers import Tape
-from gwprune.parameters import PrunableSet
+from gwprune.curvature.operator import OPERATORS, curvature_operator
+from gwprune.curvature.tape import Tape
+from gwprune.network.prunable import PrunableSet
 
 from .helpers_networks import Net, normal
 

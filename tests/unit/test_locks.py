@@ -12,12 +12,12 @@ import time
 
 import pytest
 
-from gwprune import locks
-from gwprune.locks import gpu_slot, is_held, locked
+from gwprune.storage import locks
+from gwprune.storage.locks import gpu_slot, is_held, locked
 
 HOLDER = """
 import sys, time
-from gwprune.locks import gpu_slot, locked
+from gwprune.storage.locks import gpu_slot, locked
 from pathlib import Path
 kind, place, release = sys.argv[1:]
 context = locked(place, "first") if kind == "lock" else gpu_slot(["0", "1"], Path(place))
@@ -97,7 +97,7 @@ def test_a_lock_file_that_another_host_removed_is_made_anew(tmp_path, monkeypatc
 def test_of_many_processes_one_at_a_time_holds_the_lock(tmp_path):
     code = """
 import os, sys, time
-from gwprune.locks import locked
+from gwprune.storage.locks import locked
 for _ in range(20):
     with locked(sys.argv[1], "x"):
         handle = os.open(sys.argv[2], os.O_CREAT | os.O_EXCL)

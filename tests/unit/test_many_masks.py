@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from gwprune import many_masks, models
+from gwprune import models
 from gwprune.datasets import DeviceSplit
-from gwprune.evaluation import evaluate, pruned
-from gwprune.many_masks import evaluate_masks
-from gwprune.parameters import PrunableSet
+from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import Ranking, rank, removed_count
+from gwprune.training import many_masks
+from gwprune.training.evaluation import evaluate, pruned
+from gwprune.training.many_masks import evaluate_masks
 
 CLASSES = 7
 SPARSITIES = [0.0, 0.001, 0.002, 0.05, 0.06, 0.3, 0.3, 0.31, 0.5, 0.8, 0.9, 0.905, 0.99, 0.999]

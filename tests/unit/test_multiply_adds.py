@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from gwprune import models
-from gwprune.multiply_adds import layer_nonzeros, multiply_adds, weight_uses
-from gwprune.parameters import PrunableSet
+from gwprune.network.prunable import PrunableSet
+from gwprune.training.multiply_adds import layer_nonzeros, multiply_adds, weight_uses
 
 from .helpers_networks import Net, normal
 

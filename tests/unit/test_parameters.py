@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gwprune.parameters import PrunableSet
+from gwprune.network.prunable import PrunableSet
 
 
 def distinct(model: nn.Module) -> nn.Module:

@@ -333,7 +333,7 @@ def test_a_random_network_is_refused_and_its_mode_comes_back():
             return F.dropout(self.layer(inputs), 0.5, training=True)
 
     model = Noisy().double().train()
-    with pytest.raises(gwprune.curvature.NotDeterministicError, match="make its forward pass deterministic"):
+    with pytest.raises(gwprune.curvature.operator.NotDeterministicError, match="make its forward pass deterministic"):
         small_predict(model, data=small_data())
     assert model.training
     assert model.layer.training

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gwprune import models, pruning
-from gwprune.parameters import PrunableSet
+from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import METHODS, Ranking, Subject, keep_highest, mask, rank, register, removed_count
 
 from .helpers_networks import normal

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gwprune import models
-from gwprune.parameters import PrunableSet
+from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import (
     GemSearch,
     Subject,

@@ -8,8 +8,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gwprune.lanczos import Jacobi, lanczos, rademacher
-from gwprune.quadrature import Rule, gauss, radau, squared
+from gwprune.spectral.lanczos import Jacobi, lanczos, rademacher
+from gwprune.spectral.quadrature import Rule, gauss, radau, squared
 
 from .helpers_spectra import Sample, make_sample, samples
 

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import functional
 
 from gwprune import predict_threshold
-from gwprune.lanczos import Lanczos, lanczos, rademacher
-from gwprune.spectrum import ProbeSpectrum
-from gwprune.width import probe_spectra, refine
+from gwprune.spectral.lanczos import Lanczos, lanczos, rademacher
+from gwprune.spectral.spectrum import ProbeSpectrum
+from gwprune.spectral.width import probe_spectra, refine
 
 from .helpers_spectra import EPS, KINDS, Sample, make_sample, network_like_spectrum, rotated, width_function
 
@@ -132,8 +132,8 @@ def test_every_run_of_the_statistical_dimension_keeps_to_the_storage(network, mo
             seen.append(options["storage"])
             super().__init__(*arguments, **options)
 
-    monkeypatch.setattr("gwprune.lanczos.Lanczos", Watched)
-    monkeypatch.setattr("gwprune.cones.Lanczos", Watched)
+    monkeypatch.setattr("gwprune.spectral.lanczos.Lanczos", Watched)
+    monkeypatch.setattr("gwprune.spectral.cones.Lanczos", Watched)
     predict_threshold(*network, epsilon=0.05, predictor="statistical_dimension", storage="host", steps=32)
     assert len(seen) > 1
     assert set(seen) == {"host"}

@@ -9,9 +9,9 @@ from torch import nn
 from torch.func import functional_call, hessian
 
 from gwprune import models
-from gwprune.lanczos import rademacher
-from gwprune.parameters import PrunableSet
+from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import METHODS, Subject, rank
+from gwprune.spectral.lanczos import rademacher
 
 from .helpers_networks import normal
 

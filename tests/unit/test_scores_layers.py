@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gwprune import models
-from gwprune.parameters import PrunableSet
+from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import Ranking, Subject, mask, rank, removed_count
 from gwprune.pruning import synaptic_flow as synaptic_flow_module
 from gwprune.pruning.synaptic_flow import synaptic_flow

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from gwprune import datasets
-from gwprune.artifacts import (
+from gwprune.datasets import DeviceSplit
+from gwprune.jobs.artifacts import (
     ArtifactError,
     build_network,
     load_description,
@@ -19,16 +20,15 @@ from gwprune.artifacts import (
     save_ranking,
     save_sparse,
 )
-from gwprune.datasets import DeviceSplit
-from gwprune.jobs import Job
-from gwprune.parameters import PrunableSet
+from gwprune.jobs.chains import level, measure_states
+from gwprune.jobs.dense import prepare_data, snapshot, train_dense
+from gwprune.jobs.job import Job
+from gwprune.jobs.masked import finetune, train_sparse
+from gwprune.jobs.pruned import mask_weights, rank_weights
+from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import METHODS, Epochs, Level, Ranking, layerwise_shuffle, mask, rank, removed_count
-from gwprune.stages.chains import level, measure_states
-from gwprune.stages.dense import prepare_data, snapshot, train_dense
-from gwprune.stages.masked import finetune, train_sparse
-from gwprune.stages.pruned import mask_weights, rank_weights
-from gwprune.tables import read_table
-from gwprune.training import Recipe, train
+from gwprune.tables.schemas import read_table
+from gwprune.training.train import Recipe, train
 
 JOB = Job("small", 0, "cpu")
 NETWORK = {"name": "fc", "options": {"hidden": [12], "batch_norm": True}}

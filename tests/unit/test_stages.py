@@ -20,20 +20,20 @@ import pytest
 import torch
 
 from gwprune import config, datasets
-from gwprune.artifacts import ArtifactError, load_network, load_probe, load_ranking, save_network, save_ranking
 from gwprune.config.runs import sparsity_token
-from gwprune.curvature import CurvatureOperator
+from gwprune.curvature.operator import CurvatureOperator
 from gwprune.datasets import DeviceSplit
-from gwprune.evaluation import batch_losses, evaluate, l1_norm
-from gwprune.files import read_json
-from gwprune.jobs import Job, job
-from gwprune.parameters import PrunableSet
+from gwprune.jobs import dense as dense_stage
+from gwprune.jobs import masked, prediction, pruned, results
+from gwprune.jobs.artifacts import ArtifactError, load_network, load_probe, load_ranking, save_network, save_ranking
+from gwprune.jobs.job import Job, job
+from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import rank
-from gwprune.stages import dense as dense_stage
-from gwprune.stages import masked, prediction, pruned, results
-from gwprune.tables import RUN_TABLES, SCHEMAS, TableError, read_table
-from gwprune.thresholds import criteria_of
-from gwprune.training import train
+from gwprune.storage.files import read_json
+from gwprune.tables.schemas import RUN_TABLES, SCHEMAS, TableError, read_table
+from gwprune.tables.thresholds import criteria_of
+from gwprune.training.evaluation import batch_losses, evaluate, l1_norm
+from gwprune.training.train import train
 
 CONFIG = config.load(
     {

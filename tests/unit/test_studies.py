@@ -9,7 +9,7 @@ import gwprune
 from benchmarks import coverage, ellipsoids, phase_transition, reporting
 from benchmarks.ellipsoids import Case, Ellipsoid, critical_codimension, ellipsoid, smallest_rises
 from benchmarks.known import Known, width_function
-from gwprune.lanczos import rademacher
+from gwprune.spectral.lanczos import rademacher
 
 # --- ellipsoids -------------------------------------------------------------------------------------------------
 

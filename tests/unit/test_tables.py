@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gwprune import tables
-from gwprune.tables import TableError, combine, documentation, read_table, table_schema, write_table
+from gwprune.tables import schemas as tables
+from gwprune.tables.schemas import TableError, combine, documentation, read_table, table_schema, write_table
 
 # Section 5 of the design, word for word: key columns, then value columns.
 COLUMNS = {

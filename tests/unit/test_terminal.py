@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gwprune import report
 from gwprune.__main__ import main
 from gwprune.config.models import Resources
-from gwprune.costs import SECTION_OF_RULE, advice
-from gwprune.tables import write_table
-from gwprune.terminal import print_thresholds, threshold_view
+from gwprune.jobs import report
+from gwprune.tables.costs import SECTION_OF_RULE, advice
+from gwprune.tables.schemas import write_table
+from gwprune.tables.terminal import print_thresholds, threshold_view
 
 
 def row(stage="one_shot", criterion="loss_tolerance", empirical=(0.8328, 0.8328, 0.8338), **changes) -> dict:

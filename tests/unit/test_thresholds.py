@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gwprune.files import write_json
-from gwprune.thresholds import (
+from gwprune.storage.files import write_json
+from gwprune.tables.thresholds import (
     Bracket,
     Criterion,
     criteria,

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 from gwprune.datasets import DeviceSplit
-from gwprune.evaluation import evaluate
-from gwprune.parameters import PrunableSet
-from gwprune.training import DivergedError, Recipe, learning_rate, train
+from gwprune.network.prunable import PrunableSet
+from gwprune.training.evaluation import evaluate
+from gwprune.training.train import DivergedError, Recipe, learning_rate, train
 
 from .helpers_training import (
     RECIPE,

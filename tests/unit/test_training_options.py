@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gwprune import training
-from gwprune.evaluation import evaluate
-from gwprune.parameters import PrunableSet
-from gwprune.training import EpochRecord, Recipe, _precision, train
+from gwprune.network.prunable import PrunableSet
+from gwprune.training import train as training
+from gwprune.training.evaluation import evaluate
+from gwprune.training.train import EpochRecord, Recipe, _precision, train
 
 from .helpers_training import (
     RECIPE,

@@ -14,9 +14,9 @@ from scipy.sparse.linalg import aslinearoperator
 from torch.nn import functional as F
 
 import gwprune
-from gwprune.curvature import curvature_operator
-from gwprune.lanczos import Jacobi, lanczos, rademacher
-from gwprune.width import (
+from gwprune.curvature.operator import curvature_operator
+from gwprune.spectral.lanczos import Jacobi, lanczos, rademacher
+from gwprune.spectral.width import (
     CONFIDENCE,
     ProbeSpectrum,
     Spectrum,

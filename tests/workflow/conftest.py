@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gwprune.tables import TABLES, read_table
+from gwprune.tables.schemas import TABLES, read_table
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pyarrow.parquet as pq
 import pytest
 
-from gwprune.tables import TABLES, read_table
+from gwprune.tables.schemas import TABLES, read_table
 from tests.workflow.conftest import ROOT, Workflow
 
 pytestmark = pytest.mark.workflow

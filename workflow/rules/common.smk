@@ -5,12 +5,12 @@ import re
 from dataclasses import asdict
 
 from gwprune import config as gwconfig
-from gwprune.comparison import in_words
+from gwprune.tables.comparison import in_words
 from gwprune.config.runs import sparsity_token
-from gwprune.files import config_hash
+from gwprune.storage.files import config_hash
 from gwprune.pruning import METHODS, without_control
-from gwprune.published import published_rows
-from gwprune.tables import RUN_TABLES, TABLES
+from gwprune.tables.published import published_rows
+from gwprune.tables.schemas import RUN_TABLES, TABLES
 from snakemake.exceptions import WorkflowError
 
 try:

@@ -2,8 +2,8 @@
 import os
 from pathlib import Path
 
-from gwprune.jobs import SLOTS_VARIABLE
-from gwprune.launch import Launch, gpu_slots, without
+from gwprune.jobs.job import SLOTS_VARIABLE
+from gwprune.jobs.launch import Launch, gpu_slots, without
 
 if not GPU:
     # A profile names the model of GPU jobs; here there are none, and the model alone would ask for a GPU.

@@ -1,6 +1,6 @@
-from gwprune.jobs import from_snakemake
-from gwprune.stages.results import aggregate
-from gwprune.tables import RUN_TABLES, TABLES
+from gwprune.jobs.job import from_snakemake
+from gwprune.jobs.results import aggregate
+from gwprune.tables.schemas import RUN_TABLES, TABLES
 
 with from_snakemake(snakemake, settings=snakemake.params.config) as this:
     aggregate(

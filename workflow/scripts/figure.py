@@ -1,5 +1,5 @@
-from gwprune.jobs import from_snakemake
-from gwprune.stages.results import draw
+from gwprune.jobs.job import from_snakemake
+from gwprune.jobs.results import draw
 
 with from_snakemake(snakemake) as this:
     for figure, tables in snakemake.params.figures.items():

@@ -1,5 +1,5 @@
-from gwprune.jobs import from_snakemake
-from gwprune.stages.masked import finetune
+from gwprune.jobs.job import from_snakemake
+from gwprune.jobs.masked import finetune
 
 with from_snakemake(snakemake) as job:
     finetune(

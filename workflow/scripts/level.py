@@ -1,5 +1,5 @@
-from gwprune.jobs import from_snakemake
-from gwprune.stages.chains import level
+from gwprune.jobs.job import from_snakemake
+from gwprune.jobs.chains import level
 
 with from_snakemake(snakemake) as job:
     level(

@@ -1,5 +1,5 @@
-from gwprune.jobs import from_snakemake
-from gwprune.stages.pruned import mask_weights
+from gwprune.jobs.job import from_snakemake
+from gwprune.jobs.pruned import mask_weights
 
 with from_snakemake(snakemake) as job:
     mask_weights(

@@ -1,5 +1,5 @@
-from gwprune.jobs import from_snakemake
-from gwprune.stages.chains import measure_states
+from gwprune.jobs.job import from_snakemake
+from gwprune.jobs.chains import measure_states
 
 with from_snakemake(snakemake) as job:
     measure_states(

@@ -1,5 +1,5 @@
-from gwprune.jobs import from_snakemake
-from gwprune.stages.prediction import predict
+from gwprune.jobs.job import from_snakemake
+from gwprune.jobs.prediction import predict
 
 with from_snakemake(snakemake) as job:
     predict(

@@ -1,5 +1,5 @@
-from gwprune.jobs import from_snakemake
-from gwprune.stages.pruned import rank_weights
+from gwprune.jobs.job import from_snakemake
+from gwprune.jobs.pruned import rank_weights
 
 with from_snakemake(snakemake) as job:
     rank_weights(

@@ -1,5 +1,5 @@
-from gwprune.jobs import from_snakemake
-from gwprune.stages.dense import snapshot
+from gwprune.jobs.job import from_snakemake
+from gwprune.jobs.dense import snapshot
 
 with from_snakemake(snakemake) as job:
     snapshot(

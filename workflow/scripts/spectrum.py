@@ -1,5 +1,5 @@
-from gwprune.jobs import from_snakemake
-from gwprune.stages.prediction import spectrum
+from gwprune.jobs.job import from_snakemake
+from gwprune.jobs.prediction import spectrum
 
 with from_snakemake(snakemake) as job:
     spectrum(

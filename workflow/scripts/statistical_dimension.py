@@ -1,5 +1,5 @@
-from gwprune.jobs import from_snakemake
-from gwprune.stages.prediction import statistical_dimension
+from gwprune.jobs.job import from_snakemake
+from gwprune.jobs.prediction import statistical_dimension
 
 with from_snakemake(snakemake) as job:
     statistical_dimension(

@@ -1,5 +1,5 @@
-from gwprune.jobs import from_snakemake
-from gwprune.stages.pruned import sweep
+from gwprune.jobs.job import from_snakemake
+from gwprune.jobs.pruned import sweep
 
 with from_snakemake(snakemake) as job:
     sweep(

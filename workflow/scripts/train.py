@@ -1,5 +1,5 @@
-from gwprune.jobs import from_snakemake
-from gwprune.stages.dense import train_dense
+from gwprune.jobs.job import from_snakemake
+from gwprune.jobs.dense import train_dense
 
 with from_snakemake(snakemake) as job:
     train_dense(

@@ -1,5 +1,5 @@
-from gwprune.jobs import from_snakemake
-from gwprune.stages.masked import train_sparse
+from gwprune.jobs.job import from_snakemake
+from gwprune.jobs.masked import train_sparse
 
 with from_snakemake(snakemake) as job:
     train_sparse(

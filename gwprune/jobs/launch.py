@@ -1,0 +1,161 @@
+"""The start of a workflow run: this machine's GPU slots, and what a run that was killed here has left behind."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from ..storage.files import read_json, write_json
+from ..storage.locks import is_held, locked
+from .job import SLOTS_VARIABLE
+
+__all__ = ["Launch", "gpu_slots", "without"]
+
+
+def gpu_slots(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Names of the GPUs that this process may use: of GWPRUNE_GPU_SLOTS, of CUDA_VISIBLE_DEVICES, else all."""
+    for variable in (SLOTS_VARIABLE, "CUDA_VISIBLE_DEVICES"):
+        if variable in environment:
+            return [name for name in environment[variable].replace(",", " ").split() if name != "-1"]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    found = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True)
+    return found.stdout.split() if found.returncode == 0 else []
+
+
+def without(resources: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Mapping[str, Any]]:
+    """Resources of each rule but for the one called ``name``; of the same types, as Snakemake has its own."""
+    return {
+        rule: type(own)({key: value for key, value in own.items() if key != name}) for rule, own in resources.items()
+    }
+
+
+class Launch:
+    """One process of Snakemake, and what processes that were killed have left in the same directory.
+
+    Each has a note and holds a lock beside it for as long as it lives, whatever becomes of the clock or its number. The
+    note says which of Snakemake's locks are its own and, on SLURM, by which name its jobs go. Of another host's
+    process nothing is known: its remains are explained, not touched.
+
+    Args:
+        directory: `.snakemake`.
+    """
+
+    def __init__(self, directory: Path):
+        self._notes, self._locks = directory / "gwprune-runs", directory / "locks"
+        self._host = socket.gethostname()
+        self._own = self._notes / f"{self._host}-{os.getpid()}.json"
+        self._held = ExitStack()
+
+    def begin(self) -> None:
+        """At the start of any call, before Snakemake looks at its locks: note this process, unlock what dead ones held.
+
+        A directory that cannot be written is left as it is.
+        """
+        try:
+            self._held.enter_context(locked(self._own.with_suffix(".lock"), ""))
+            write_json(self._own, {"host": self._host, "process": os.getpid()})
+        except OSError:
+            return
+        atexit.register(self.end)
+        dead, others = self._others()
+        for note in dead:
+            if not note.get("begun"):
+                # Killed before it could say which locks are its own: those that came after it, if no other can have.
+                found = [] if others else self._locks.glob("*.lock")
+                note["locks"] = [str(path) for path in found if _later(path, note)]
+            left = [path for path in map(Path, note.get("locks", [])) if path.exists()]
+            for path in left:
+                path.unlink(missing_ok=True)
+            if left:
+                _say(f"{_name(note)} ended without finishing; its lock is removed")
+        for note in others:
+            if note.get("host") != self._host and note.get("locks"):
+                _say(f"{_name(note)} has started this workflow. If it does not live any more: snakemake --unlock")
+
+    def started(self, locks: Iterable[str], slurm_run: str) -> None:
+        """Once jobs are about to run: note what is this process's own, and cancel SLURM jobs that dead ones left.
+
+        They go on from their checkpoints when this run submits them again.
+
+        Args:
+            locks: Snakemake's lock files.  slurm_run: name of this run's SLURM jobs; empty elsewhere.
+        """
+        own = {"host": self._host, "process": os.getpid(), "begun": True, "slurm_run": slurm_run}
+        if self._own.exists():
+            write_json(self._own, {**own, "locks": [str(Path(path).resolve()) for path in locks]})
+        for note in self._others()[0]:
+            if note.get("slurm_run"):
+                self._cancel(note)
+            Path(note["file"]).unlink(missing_ok=True)
+            Path(note["file"]).with_suffix(".lock").unlink(missing_ok=True)
+
+    def end(self) -> None:
+        """The process ends by itself: its note goes."""
+        self._own.unlink(missing_ok=True)
+        self._held.close()
+
+    def _others(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Notes of dead processes of this host, and all others."""
+        dead, others = [], []
+        for path in sorted(self._notes.glob("*.json")):
+            if path == self._own:
+                continue
+            try:
+                note = {**read_json(path), "file": str(path), "time": path.stat().st_mtime}
+            except (OSError, ValueError, TypeError):  # gone meanwhile, or no note of ours
+                continue
+            here = note.get("host") == self._host
+            (dead if here and not is_held(path.with_suffix(".lock")) else others).append(note)
+        return dead, others
+
+    def _cancel(self, note: Mapping[str, Any]) -> None:
+        jobs = _slurm_jobs(note["slurm_run"])
+        if not jobs:
+            return
+        done = subprocess.run(["scancel", *jobs], capture_output=True, text=True, check=False)
+        end = time.monotonic() + 120
+        while done.returncode == 0 and _slurm_jobs(note["slurm_run"]) and time.monotonic() < end:
+            time.sleep(1)  # they still write
+        left = _slurm_jobs(note["slurm_run"])
+        if left:
+            reason = done.stderr.strip() or "they do not end"
+            _say(f"SLURM jobs {', '.join(left)} of {_name(note)} could not be cancelled: {reason}")
+        else:
+            _say(f"{len(jobs)} SLURM job(s) of {_name(note)}, which was killed, are cancelled: {', '.join(jobs)}")
+
+
+def _later(path: Path, note: Mapping[str, Any]) -> bool:
+    try:
+        return path.stat().st_mtime >= note["time"]
+    except OSError:
+        return False
+
+
+def _name(note: Mapping[str, Any]) -> str:
+    return f"process {note.get('process')} on {note.get('host')}"
+
+
+def _slurm_jobs(name: str) -> list[str]:
+    """Ids of the user's SLURM jobs of this name that have not ended."""
+    if shutil.which("squeue") is None:
+        return []
+    command = ["squeue", "--noheader", "--me", f"--name={name}", "--format=%i"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    if found.returncode:
+        _say(f"squeue failed, jobs that a killed run left may go on: {found.stderr.strip()}")
+        return []
+    return found.stdout.split()
+
+
+def _say(text: str) -> None:
+    print(f"gwprune: {text}", file=sys.stderr)

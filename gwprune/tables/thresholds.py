@@ -1,0 +1,202 @@
+"""Loss tolerances and empirical thresholds: when does a pruned network still count as good?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..storage.files import read_json
+
+__all__ = [
+    "Bracket",
+    "Criterion",
+    "criteria",
+    "criteria_of",
+    "empirical_threshold",
+    "epsilon_value",
+    "epsilons_of",
+    "refine",
+    "search",
+]
+
+TOLERANCES = ("loss_tolerance", "objective_tolerance")
+
+
+def plain(number: float) -> str:
+    """A number as it stands in names: every digit, and no ``.0``."""
+    return repr(float(number)).removesuffix(".0")
+
+
+def epsilon_value(rule: str, dense_loss: float, batch_std: float) -> float:
+    """Loss tolerance in nats of a rule: ``batch_std``, ``relative:x`` (times the dense loss) or ``absolute:x``.
+
+    Raises:
+        ValueError: for an unknown rule, or when the result is not positive (a single batch has no deviation).
+    """
+    kind, _, number = rule.partition(":")
+    if kind == "batch_std":
+        value = batch_std
+    elif kind == "relative":
+        value = float(number) * dense_loss
+    elif kind == "absolute":
+        value = float(number)
+    else:
+        raise ValueError(f"unknown epsilon rule {rule!r}; allowed: batch_std, relative:x, absolute:x")
+    if not value > 0:
+        raise ValueError(f"epsilon rule {rule!r} gives {value}, which is not positive")
+    return value
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One condition on a pruned network: ``quantity`` on ``split`` at most (sign 1) or at least (-1) ``limit``."""
+
+    name: str
+    epsilon_rule: str
+    split: str
+    quantity: str
+    sign: int
+    limit: float
+
+    def met(self, values: Mapping[str, float]) -> bool:
+        """Whether a network with these values (keys ``loss``, ``objective``, ``accuracy``) meets it; NaN does not."""
+        return self.sign * values[self.quantity] <= self.sign * self.limit
+
+
+def criteria(
+    dense: Mapping[str, Mapping[str, float]], epsilons: Mapping[str, float], accuracy_drops: Sequence[float]
+) -> list[Criterion]:
+    """All criteria of a network: both tolerances of each epsilon rule on training data, accuracy on validation data.
+
+    Args:
+        dense: split -> loss, objective, accuracy of the dense network.
+        epsilons: rule -> tolerance in nats.
+        accuracy_drops: percentage points.
+    """
+    found = []
+    for rule, epsilon in epsilons.items():
+        for name, quantity in zip(TOLERANCES, ("loss", "objective"), strict=True):
+            found.append(Criterion(name, rule, "train", quantity, 1, dense["train"][quantity] + epsilon))
+    for drop in accuracy_drops:
+        found.append(
+            Criterion(f"accuracy_drop:{plain(drop)}", "", "val", "accuracy", -1, dense["val"]["accuracy"] - drop)
+        )
+    return found
+
+
+def _dense_summary(path: str | os.PathLike) -> dict[str, Any]:
+    """What training wrote of the dense network.
+
+    Raises:
+        ValueError: naming the file, when it is cut off or not such a summary.
+    """
+    summary = read_json(path)
+    try:
+        values = [summary["splits"][split][name] for split in ("train", "val") for name in ("loss", "objective")]
+        values += [summary["splits"]["val"]["accuracy"], summary["batch_std"]]
+        complete = all(isinstance(value, int | float) for value in values)
+    except (KeyError, TypeError):
+        complete = False
+    if not complete:
+        raise ValueError(f"{path} is no summary of a dense network by this version; delete it and run again")
+    return summary
+
+
+def epsilons_of(dense: str | os.PathLike, rules: Sequence[str]) -> dict[str, float]:
+    """Rule -> tolerance in nats, from the summary that training wrote."""
+    summary = _dense_summary(dense)
+    return {rule: epsilon_value(rule, summary["splits"]["train"]["loss"], summary["batch_std"]) for rule in rules}
+
+
+def criteria_of(
+    dense: str | os.PathLike, epsilon_rules: Sequence[str], accuracy_drops: Sequence[float]
+) -> list[Criterion]:
+    """All criteria of a network, from the summary that training wrote."""
+    return criteria(_dense_summary(dense)["splits"], epsilons_of(dense, epsilon_rules), accuracy_drops)
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """A measured threshold: the last grid point that meets the criterion and the first that does not."""
+
+    lower: float
+    upper: float
+    reached: bool
+
+
+def empirical_threshold(grid: Mapping[float, Mapping[str, Mapping[str, float]]], criterion: Criterion) -> Bracket:
+    """Largest sparsity up to which every grid point meets ``criterion``; the dense network, 0, counts as meeting it.
+
+    Args:
+        grid: sparsity -> split -> values.
+    """
+    lower = 0.0
+    for sparsity in sorted(grid):
+        if sparsity > 0 and not criterion.met(grid[sparsity][criterion.split]):
+            return Bracket(lower, sparsity, True)
+        lower = sparsity
+    return Bracket(lower, 1.0, False)
+
+
+def refine(
+    grid: dict[float, Mapping[str, Mapping[str, float]]],
+    criterion: Criterion,
+    measure: Callable[[float], Mapping[str, Mapping[str, float]]],
+    resolution: float,
+    most: float,
+) -> None:
+    """Halve the bracket of ``criterion`` by further measurements until it is ``resolution`` wide; fills ``grid``.
+
+    Args:
+        measure: sparsity -> split -> values.
+        most: the largest sparsity to measure; a bracket that stays open above it is left open.
+    """
+    while True:
+        bracket = empirical_threshold(grid, criterion)
+        lower, upper = bracket.lower, min(bracket.upper, most)
+        # Six decimals: what a sparsity may have in the configuration.
+        middle = round((lower + upper) / 2, 6)
+        if not bracket.reached and lower < most:
+            middle = most
+        elif upper - lower <= resolution * (1 + 1e-9) or middle in (lower, upper):
+            return
+        grid[middle] = measure(middle)
+
+
+def search(
+    wanted: Sequence[Criterion],
+    sparsities: Sequence[float],
+    measure: Callable[[Sequence[float]], Iterable[Mapping[str, Mapping[str, float]]]],
+    resolution: float,
+) -> dict[float, Mapping[str, Mapping[str, float]]]:
+    """Measure the asked sparsities, the dense network, and what brackets every criterion to ``resolution``.
+
+    First each criterion is bisected over [0, largest asked sparsity], on the monotone envelope of what is known: the
+    worst value so far over rising sparsity, which meets the criterion up to `empirical_threshold`. The asked grid comes
+    next, and where it shows an earlier miss, bisection goes on there. Points that one criterion asks for serve all of
+    them. One criterion thus takes 1 + 2 ceil(log2(1 / resolution)) points beside the asked ones, or fewer.
+
+    Args:
+        measure: sparsities -> for each in turn, split -> values.
+
+    Returns:
+        Sparsity -> split -> values, in rising order.
+    """
+    most = max(sparsities)
+    grid: dict[float, Mapping[str, Mapping[str, float]]] = {}
+
+    def narrow() -> None:
+        # A point that one criterion asks for may show another one's first miss elsewhere.
+        before = None
+        while before != len(grid):
+            before = len(grid)
+            for criterion in wanted:
+                refine(grid, criterion, lambda sparsity: next(iter(measure([sparsity]))), resolution, most)
+
+    narrow()
+    asked = sorted({0.0, *sparsities} - set(grid))
+    grid.update(zip(asked, measure(asked), strict=True))
+    narrow()
+    return {sparsity: grid[sparsity] for sparsity in sorted(grid)}

@@ -1,0 +1,55 @@
+"""Theoretical cost of a network: the multiply-adds of its prunable weights for one input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..network.prunable import PrunableSet
+from .evaluation import eval_mode
+
+__all__ = ["layer_nonzeros", "multiply_adds", "weight_uses"]
+
+
+def weight_uses(model: nn.Module, prunable: PrunableSet, input_shape: Sequence[int]) -> list[int]:
+    """How often each weight of every prunable tensor is multiplied with something for one input.
+
+    A linear weight is used once for every vector that passes its layer (once per image behind a flatten), a
+    convolution's once per output pixel, padding included. Layers that share a weight add up.
+
+    Args:
+        input_shape: shape of one input without the batch axis.
+    """
+    index = {id(weight): number for number, weight in enumerate(prunable.parameters)}
+    uses = [0] * len(prunable.parameters)
+
+    def count(module: nn.Module, _: tuple, output: Tensor) -> None:
+        # Every output element is the sum over one row of the weight, so each row is used for its own elements.
+        uses[index[id(module.weight)]] += output.numel() // (module.weight.shape[0] * output.shape[0])
+
+    layers = [module for module in model.modules() if id(getattr(module, "weight", None)) in index]
+    handles = [layer.register_forward_hook(count) for layer in layers]
+    weight = prunable.parameters[0]
+    try:
+        with eval_mode(model), torch.no_grad():
+            model(torch.zeros((1, *input_shape), device=weight.device, dtype=weight.dtype))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return uses
+
+
+def layer_nonzeros(prunable: PrunableSet, kept: Tensor) -> list[int]:
+    """Number of kept weights of every prunable tensor under the boolean mask ``kept`` (D,)."""
+    return [int(part.sum()) for part in kept.split(prunable.sizes)]
+
+
+def multiply_adds(uses: Sequence[int], nonzeros: Sequence[int]) -> int:
+    """Multiply-adds for one input when only weights that are not zero count: ``sum_l uses_l * nonzeros_l``.
+
+    With the sizes of the layers as ``nonzeros``: those of the dense network. Biases, normalisation, activations and
+    pooling do not count (Blalock et al. 2020, "theoretical speed-up").
+    """
+    return sum(use * count for use, count in zip(uses, nonzeros, strict=True))

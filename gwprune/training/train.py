@@ -1,0 +1,342 @@
+"""Dense training with an l1 penalty, and fine-tuning under a fixed mask, both resumable at any epoch."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..datasets import DeviceSplit
+from ..network.prunable import PrunableSet
+from ..storage.checkpoints import arithmetic, digest
+from ..storage.files import config_hash, save_tensors
+from .evaluation import evaluate
+
+__all__ = ["DivergedError", "EpochRecord", "Recipe", "epoch_seed", "learning_rate", "train"]
+
+logger = logging.getLogger("gwprune")
+
+_DIVERGED = "the training loss is not finite at epoch {epoch}, step {step}; lower the learning rate or add warm-up"
+
+
+class DivergedError(RuntimeError):
+    """The training loss is not finite. The message names epoch and step."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to optimise; the fields are the configuration's keys of sections `training` and `fine_tuning`."""
+
+    epochs: int
+    batch_size: int = 128
+    lr: float = 0.05
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    milestones: list[int] = field(default_factory=list)
+    gamma: float = 0.1
+    warmup_epochs: float = 0.0
+    augmentation: str = "none"
+    label_smoothing: float = 0.0
+    accumulation: int = 1
+    mixed_precision: bool = False
+    l1: float = 0.0
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One row of the training table, without run and seed. Losses in nats, accuracies in percent.
+
+    ``epoch`` counts from 1 over the whole recipe, also in a later segment of it.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    lr: float
+    seconds: float
+
+
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """Learning rate of step ``step`` (from 0 over the whole training).
+
+    Warm-up and the cosine count steps, milestones count epochs, as their names say.
+    """
+    warmup = recipe.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return recipe.lr * (step + 1) / math.ceil(warmup)
+    if recipe.schedule == "cosine":
+        total = recipe.epochs * steps_per_epoch
+        return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
+    if recipe.schedule == "multistep":
+        epoch = step // steps_per_epoch
+        return recipe.lr * recipe.gamma ** sum(epoch >= milestone for milestone in recipe.milestones)
+    return recipe.lr
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Seed of an epoch's own random numbers: a resumed training is the same training."""
+    return int(np.random.SeedSequence([seed, epoch, 0x7261]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def train(
+    model: nn.Module,
+    train_split: DeviceSplit,
+    val_split: DeviceSplit,
+    recipe: Recipe,
+    seed: int,
+    *,
+    mask: Tensor | None = None,
+    checkpoint: Path | None = None,
+    progress: Callable[[EpochRecord], None] | None = None,
+    first_epoch: int = 0,
+    last_epoch: int | None = None,
+    momentum: MutableMapping[str, Tensor] | None = None,
+) -> list[EpochRecord]:
+    """Minimise cross-entropy plus ``l1 * sum |w|`` over the prunable weights by SGD, in place.
+
+    A recipe can be trained in segments. Learning rates, data order and dropout of an epoch are those that it has in
+    the whole recipe, so segments that hand over ``momentum`` end in the same bits as one training without a break.
+
+    Args:
+        recipe: its ``label_smoothing`` is in the gradient alone; every reported loss is plain cross-entropy.
+        mask: boolean (D,); weights where it is False are set to 0 and stay exactly 0.
+        checkpoint: file that is rewritten after every epoch but the last one of the segment, taken up again when it
+            is there and belongs to the same segment of the same recipe, seed, data and network, and left for the
+            caller to remove.
+        progress: called after each epoch.
+        first_epoch: epochs of the recipe that were trained before; this call starts with the one after them.
+        last_epoch: the epoch of the recipe after which to stop; None: its last.
+        momentum: momentum buffers by the names of ``model.named_parameters()``, shaped like the parameters. Empty:
+            start without. At the end it holds the buffers of the last step; entries of pruned weights are 0.
+
+    Returns:
+        One record per epoch of the segment.
+
+    Raises:
+        DivergedError: naming epoch and step, when the loss is not finite.
+        ValueError: when mask or momentum do not fit the network, or the epochs are not a segment of the recipe.
+    """
+    last_epoch = recipe.epochs if last_epoch is None else last_epoch
+    if not 0 <= first_epoch < last_epoch <= recipe.epochs:
+        raise ValueError(
+            f"first_epoch = {first_epoch} and last_epoch = {last_epoch} are no segment of {recipe.epochs} epochs;"
+            " allowed: 0 <= first_epoch < last_epoch <= epochs"
+        )
+    prunable = PrunableSet(model)
+    masks = None
+    if mask is not None:
+        masks = [part.to(prunable.parameters[0].device) for part in prunable.unflatten(mask.cpu().float())]
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        fused=True,  # one pass over the weights instead of three
+    )
+    _start_momentum(momentum or {}, model, optimizer, prunable, masks)
+    precision = _precision(recipe, train_split.device)
+    # Every step's l1 term goes through it: fresh memory of that size costs more than the arithmetic.
+    scratch = prunable.parameters[0].new_empty(max(prunable.sizes) if recipe.l1 else 0)
+    guard = (
+        ""
+        if checkpoint is None
+        else config_hash(
+            {
+                "recipe": vars(recipe),
+                "seed": seed,
+                "names": prunable.names,
+                "arithmetic": arithmetic(train_split.device),
+                "data": digest(train_split.images, train_split.labels),
+                "start": digest(*model.state_dict().values()),
+                "mask": "" if mask is None else digest(mask),
+                "segment": [first_epoch, last_epoch],
+                "momentum": digest(*(momentum[name] for name in sorted(momentum))) if momentum else "",
+            }
+        )
+    )
+    history = _resume(checkpoint, guard, model, optimizer)
+    steps_per_epoch = math.ceil(len(train_split) / recipe.batch_size)
+    for epoch in range(first_epoch + len(history) + 1, last_epoch + 1):
+        start = time.perf_counter()
+        # Dropout and data order of an epoch depend on (seed, epoch) alone, so a resumed run is the same run.
+        torch.manual_seed(epoch_seed(seed, epoch))
+        generator = torch.Generator().manual_seed(epoch_seed(seed, -epoch % 2**32))
+        losses, seen, correct = [], 0, torch.zeros((), dtype=torch.int64, device=train_split.device)
+        rate = learning_rate(recipe, (epoch - 1) * steps_per_epoch, steps_per_epoch)
+        model.train()
+        if masks is not None:
+            _apply(prunable, masks)
+        for step, (inputs, labels) in enumerate(train_split.epoch(recipe.batch_size, generator, recipe.augmentation)):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(recipe, (epoch - 1) * steps_per_epoch + step, steps_per_epoch)
+            if len(labels) == 1 and step:
+                continue  # batch normalisation has no variance of a single leftover sample
+            optimizer.zero_grad(set_to_none=True)
+            loss, hits = _add_gradient(model, inputs, labels, recipe, precision)
+            _penalise(prunable, recipe.l1, masks, scratch)
+            optimizer.step()
+            losses.append(loss)
+            correct += hits
+            seen += len(labels)
+            if (step + 1) % 100 == 0:  # each look waits for the device
+                _check_finite(losses, epoch)
+        _check_finite(losses, epoch)
+        validation = evaluate(model, val_split)
+        if not math.isfinite(validation.loss):
+            raise DivergedError(_DIVERGED.format(epoch=epoch, step=len(losses)))
+        record = EpochRecord(
+            epoch=epoch,
+            train_loss=float(torch.stack(losses).double().mean()),
+            train_accuracy=100.0 * int(correct) / seen,
+            val_loss=validation.loss,
+            val_accuracy=validation.accuracy,
+            lr=rate,
+            seconds=time.perf_counter() - start,
+        )
+        history.append(record)
+        if checkpoint is not None and epoch < last_epoch:
+            _save(checkpoint, guard, model, optimizer, history)
+        if progress is not None:
+            progress(record)
+    model.eval()
+    if masks is not None:
+        _assert_held(prunable, masks)
+    if momentum is not None:
+        for name, parameter in model.named_parameters():
+            momentum[name] = optimizer.state[parameter]["momentum_buffer"].clone()
+    return history
+
+
+def _start_momentum(
+    momentum: Mapping[str, Tensor],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    prunable: PrunableSet,
+    masks: list[Tensor] | None,
+) -> None:
+    """Give the optimizer these buffers (none: zeros) without the entries of pruned weights: those would move from 0."""
+    parameters = dict(model.named_parameters())
+    expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    given = {name: tuple(buffer.shape) for name, buffer in momentum.items()}
+    if given not in ({}, expected):
+        wrong = sorted(name for name in expected | given if given.get(name) != expected.get(name))
+        raise ValueError(
+            "momentum does not fit the network: "
+            + ", ".join(f"{name} has shape {given.get(name)}, expected {expected.get(name)}" for name in wrong[:3])
+        )
+    for name, parameter in parameters.items():
+        buffer = torch.zeros_like(parameter)  # in the parameter's memory layout, as the fused step wants it
+        optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(momentum[name]) if momentum else buffer
+    if masks is not None:
+        for weight, kept in zip(prunable.parameters, masks, strict=True):
+            optimizer.state[weight]["momentum_buffer"].mul_(kept)
+
+
+def _precision(recipe: Recipe, device: torch.device) -> AbstractContextManager:
+    """Where forward passes are computed. bfloat16 needs no loss scaling, hence no state between segments."""
+    if not recipe.mixed_precision:
+        return nullcontext()
+    if device.type != "cuda":
+        logger.info("mixed_precision is for CUDA devices: training on %s in single precision", device)
+        return nullcontext()
+    return torch.autocast("cuda", dtype=torch.bfloat16)
+
+
+def _add_gradient(
+    model: nn.Module, inputs: Tensor, labels: Tensor, recipe: Recipe, precision: AbstractContextManager
+) -> tuple[Tensor, Tensor]:
+    """Add the gradient of the mean loss over the batch, one micro-batch after the other.
+
+    Returns:
+        Mean cross-entropy without smoothing, and the number of samples that were classified rightly.
+    """
+    pieces = math.ceil(len(labels) * recipe.accumulation / recipe.batch_size)
+    if recipe.accumulation < recipe.batch_size:  # of a single sample batch normalisation has no variance
+        pieces = max(1, min(pieces, len(labels) // 2))
+    total, hits = 0.0, 0
+    for part, targets in zip(inputs.tensor_split(pieces), labels.tensor_split(pieces), strict=True):
+        share = len(targets) / len(labels)
+        with precision:
+            output = model(part)
+            loss = functional.cross_entropy(output, targets, label_smoothing=recipe.label_smoothing)
+        (loss * share if pieces > 1 else loss).backward()
+        output, loss = output.detach(), loss.detach()
+        if recipe.label_smoothing:
+            loss = functional.cross_entropy(output.float(), targets)
+        total = total + loss * share
+        hits = hits + (output.argmax(1) == targets).sum()
+    return total, hits
+
+
+def _apply(prunable: PrunableSet, masks: list[Tensor]) -> None:
+    with torch.no_grad():
+        for weight, kept in zip(prunable.parameters, masks, strict=True):
+            weight.mul_(kept)
+
+
+@torch.no_grad()
+def _penalise(prunable: PrunableSet, l1: float, masks: list[Tensor] | None, scratch: Tensor) -> None:
+    """Add the l1 subgradient; then drop gradients of pruned weights, so that momentum never moves them from 0."""
+    for index, weight in enumerate(prunable.parameters):
+        if weight.grad is None:
+            continue
+        if l1:
+            sign = torch.sign(weight, out=scratch[: weight.numel()].view(weight.shape))
+            weight.grad.add_(sign, alpha=l1)
+        if masks is not None:
+            weight.grad.mul_(masks[index])
+
+
+def _assert_held(prunable: PrunableSet, masks: list[Tensor]) -> None:
+    for name, weight, kept in zip(prunable.names, prunable.parameters, masks, strict=True):
+        if bool((weight.detach()[kept == 0] != 0).any()):
+            raise AssertionError(f"a pruned weight of {name} moved from 0 during fine-tuning")
+
+
+def _check_finite(losses: list[Tensor], epoch: int) -> None:
+    finite = torch.isfinite(torch.stack(losses))
+    if not bool(finite.all()):
+        step = int((~finite).nonzero()[0]) + 1
+        raise DivergedError(_DIVERGED.format(epoch=epoch, step=step))
+
+
+def _save(
+    path: Path, guard: str, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[EpochRecord]
+) -> None:
+    state = {
+        "guard": guard,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "history": [vars(record) for record in history],
+    }
+    save_tensors(path, state)
+
+
+def _resume(path: Path | None, guard: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[EpochRecord]:
+    if path is None or not path.exists():
+        return []
+    try:
+        state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # whatever a half-written file raises, training starts over  # noqa: BLE001
+        return []
+    if not isinstance(state, dict) or state.get("guard") != guard:
+        return []
+    logger.info("%s: going on after epoch %d", path, len(state["history"]))
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return [EpochRecord(**record) for record in state["history"]]
