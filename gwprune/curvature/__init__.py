@@ -1,5 +1,5 @@
 """Curvature of the loss on the prunable weights, as operators that are known by their products.
 
-It knows a network, a loss function and samples, no file and no configuration. Read first: `operator`; then `graphs`
-(what a product differentiates), `tape` (how layers are differentiated fast), `compaction` (networks without dead units).
+It knows a network, a loss function and samples, no file and no configuration. Read first: `operator`, then `graphs`
+(what a product differentiates), `tape` (fast layers), `compaction` (networks without dead units).
 """
