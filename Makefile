@@ -62,7 +62,6 @@ bench: $(VENV)/.gwprune-bench  ## products against other libraries, and memory: 
 	$(python) -m benchmarks.products
 	$(python) -m benchmarks.memory
 	$(python) -m benchmarks.training
-	$(python) -m benchmarks.sweep
 
 bench-intervals: $(VENV)/.gwprune-bench  ## train three networks, then docs/intervals.md; about an hour on two cores
 	@$(MAKE) --no-print-directory run CONFIG=config/fashion_mnist.yaml

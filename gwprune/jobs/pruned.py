@@ -14,7 +14,7 @@ from ..network.prunable import PrunableSet
 from ..pruning import Ranking, mask, rank, removed_count
 from ..tables.schemas import write_table
 from ..tables.thresholds import criteria_of, empirical_threshold, search
-from ..training.many_masks import evaluate_masks
+from ..training.evaluation import evaluate, pruned
 from .artifacts import load_network, load_ranking, save_ranking
 from .dense import values_of
 from .job import Job
@@ -94,13 +94,15 @@ def sweep(
     with tqdm(unit="network", disable=None) as bar:
 
         def measure(points: Sequence[float]) -> Iterator[dict[str, dict[str, float]]]:
-            counts = [removed_count(point, known.dimension) for point in points]
-            splits = list(bench.splits.values())
-            evaluations = evaluate_masks(bench.model, bench.prunable, known, counts, splits)
-            for count, found in zip(counts, evaluations, strict=True):
-                bar.update()
+            for point in points:
+                count = removed_count(point, known.dimension)
                 penalty = l1 * float(kept_norms[count])
-                yield {split: values_of(part, penalty) for split, part in zip(bench.splits, found, strict=True)}
+                with pruned(bench.prunable, known.kept(count)):
+                    values = {
+                        name: values_of(evaluate(bench.model, split), penalty) for name, split in bench.splits.items()
+                    }
+                bar.update()
+                yield values
 
         grid = search(wanted, sparsities, measure, resolution)
         for criterion in wanted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,11 +12,8 @@ from torch.nn import functional
 
 from ..datasets import DeviceSplit
 from ..network.prunable import PrunableSet
-from ..pruning import Ranking
 
-__all__ = [
-    "Evaluation", "Tally", "batch_losses", "eval_mode", "evaluate", "l1_norm", "pruned", "removed_between",
-]  # fmt: skip
+__all__ = ["Evaluation", "batch_losses", "eval_mode", "evaluate", "l1_norm", "pruned"]
 
 _BATCH = 2048
 
@@ -28,32 +25,6 @@ class Evaluation:
     loss: float
     accuracy: float
     top5_accuracy: float
-
-
-class Tally:
-    """Sums of an evaluation over batches, on ``device``; the losses in float64."""
-
-    def __init__(self, device: torch.device):
-        self._samples = 0
-        self._loss = torch.zeros((), dtype=torch.float64, device=device if device.type != "mps" else "cpu")
-        self._first, self._five = torch.zeros((2,), dtype=torch.int64, device=device)
-
-    def add(self, output: Tensor, labels: Tensor, logarithms: Tensor | None = None) -> None:
-        """Count a batch: ``output`` (N, classes), ``labels`` (N,), and the output's log-softmax where it is known."""
-        self._samples += len(labels)
-        if logarithms is None:
-            loss = functional.cross_entropy(output, labels, reduction="sum")
-        else:
-            loss = functional.nll_loss(logarithms, labels, reduction="sum")
-        self._loss += loss.double()
-        self._first += (output.argmax(1) == labels).sum()
-        # NaN is never among them
-        self._five += ((~(output <= output.gather(1, labels[:, None]))).sum(1) < 5).sum()
-
-    def evaluation(self) -> Evaluation:
-        """The means over what was added."""
-        shares = (100.0 * int(count) / self._samples for count in (self._first, self._five))
-        return Evaluation(float(self._loss) / self._samples, *shares)
 
 
 @contextmanager
@@ -70,17 +41,25 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, split: DeviceSplit, batch_size: int = _BATCH) -> Evaluation:
-    """Mean cross-entropy and accuracy of ``model`` on ``split``, in eval mode, summed in float64."""
-    tally = Tally(split.device)
+    """Mean cross-entropy and accuracies of ``model`` on ``split``, in eval mode; the losses are summed in float64."""
+    loss = torch.zeros((), dtype=torch.float64, device=split.device if split.device.type != "mps" else "cpu")
+    first, five = torch.zeros((2,), dtype=torch.int64, device=split.device)
     with eval_mode(model):
         for inputs, labels in split.batches(batch_size):
-            tally.add(model(inputs), labels)
-    return tally.evaluation()
+            output = model(inputs)
+            loss += functional.cross_entropy(output, labels, reduction="sum").double()
+            first += (output.argmax(1) == labels).sum()
+            # A NaN output is never among the five highest.
+            five += ((~(output <= output.gather(1, labels[:, None]))).sum(1) < 5).sum()
+    return Evaluation(float(loss) / len(split), *(100.0 * int(count) / len(split) for count in (first, five)))
 
 
 @torch.no_grad()
 def batch_losses(model: nn.Module, split: DeviceSplit, batch_size: int) -> Tensor:
-    """Mean loss of each mini-batch of ``batch_size`` (fixed order, eval mode; a shorter last one is left out)."""
+    """Mean loss of each mini-batch in stored order and eval mode, float64 of shape (batches,) on the CPU.
+
+    A last batch that is shorter than ``batch_size`` is left out, unless it is the only one.
+    """
     losses = []
     with eval_mode(model):
         for inputs, labels in split.batches(batch_size):
@@ -94,40 +73,22 @@ def l1_norm(prunable: PrunableSet) -> float:
     return float(sum(weight.detach().abs().sum(dtype=torch.float64) for weight in prunable.parameters))
 
 
-def removed_between(prunable: PrunableSet, ranking: Ranking, start: int, end: int) -> list[Tensor]:
-    """Ascending positions, in each flattened weight, of the weights of ranks ``start`` to ``end - 1``."""
-    found = ranking.order[start:end].sort().values.to(prunable.parameters[0].device)
-    ends = torch.tensor(prunable.sizes).cumsum(0)
-    bounds = torch.searchsorted(found, ends.to(found.device)).tolist()
-    offsets = (ends - torch.tensor(prunable.sizes)).tolist()
-    return [found[a:b] - offset for a, b, offset in zip([0, *bounds], bounds, offsets, strict=False)]
-
-
 @contextmanager
-def pruned(prunable: PrunableSet, ranking: Ranking, counts: Sequence[int]) -> Iterator[Iterator[int]]:
-    """Prune the network in place to each of ``counts`` removed weights in turn; the dense weights come back at the end.
+def pruned(prunable: PrunableSet, kept: Tensor) -> Iterator[None]:
+    """The network under a mask while the block runs; its dense weights come back afterwards, bit for bit.
+
+    Args:
+        prunable: weights that are pruned in place.
+        kept: boolean mask (D,), False at the weights that are set to 0.
 
     Raises:
-        ValueError: when the ranking belongs to a network of another size.
+        ValueError: when the mask is of a network of another size.
     """
-    if ranking.dimension != prunable.dimension:
-        raise ValueError(f"a ranking of {ranking.dimension} weights does not fit {prunable}")
     dense = prunable.flatten()
-    ranks = ranking.ranks.to(dense.device)
-
-    def each() -> Iterator[int]:
-        done = None
-        for count in counts:
-            if done is None or count < done:
-                prunable.assign(torch.where(ranks >= count, dense, 0.0))
-            elif count > done:  # masks are nested: only what they differ by is written
-                removed = removed_between(prunable, ranking, done, count)
-                for parameter, positions in zip(prunable.parameters, removed, strict=True):
-                    parameter.detach()[torch.unravel_index(positions, parameter.shape)] = 0.0
-            done = count
-            yield count
-
+    if kept.shape != dense.shape:
+        raise ValueError(f"a mask of {kept.numel()} weights does not fit {prunable}")
     try:
-        yield each()
+        prunable.assign(torch.where(kept.to(dense.device), dense, 0.0))
+        yield
     finally:
         prunable.assign(dense)

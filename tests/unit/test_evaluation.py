@@ -142,16 +142,16 @@ def bits(prunable: PrunableSet) -> bytes:
     return prunable.flatten().numpy().tobytes()
 
 
-def test_each_count_in_turn_removes_exactly_the_lowest_ranks(prunable):
-    dense, ranking = prunable.flatten(), rank("random", prunable, 0)
-    asked = [0, 3, 3, 50, 60, 0, prunable.dimension, 10]
-    seen = []
-    with pruned(prunable, ranking, asked) as counts:
-        for count in counts:
-            expected = torch.where(ranking.ranks >= count, dense, 0.0)
-            assert torch.equal(prunable.flatten(), expected)
-            seen.append(count)
-    assert seen == asked
+@pytest.mark.parametrize("count", [0, 1, 50, 95])
+def test_a_mask_is_put_on_and_the_dense_weights_come_back_bit_for_bit(prunable, count):
+    dense, before = prunable.flatten(), bits(prunable)
+    tensors = [parameter.data_ptr() for parameter in prunable.parameters]
+    kept = rank("random", prunable, 0).kept(count)
+    assert prunable.dimension == 95
+    with pruned(prunable, kept):
+        assert torch.equal(prunable.flatten(), torch.where(kept, dense, 0.0))
+    assert bits(prunable) == before
+    assert [parameter.data_ptr() for parameter in prunable.parameters] == tensors
 
 
 def test_weights_in_another_memory_order_are_pruned_alike():
@@ -159,21 +159,10 @@ def test_weights_in_another_memory_order_are_pruned_alike():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 3)).to(memory_format=torch.channels_last)
     prunable = PrunableSet(model)
     assert not prunable.parameters[0].is_contiguous()
-    dense, ranking = prunable.flatten(), rank("magnitude", prunable, 0)
-    with pruned(prunable, ranking, [3, 50, 51, 150]) as counts:
-        for count in counts:
-            assert torch.equal(prunable.flatten(), torch.where(ranking.ranks >= count, dense, 0.0))
+    dense, kept = prunable.flatten(), rank("magnitude", prunable, 0).kept(50)
+    with pruned(prunable, kept):
+        assert torch.equal(prunable.flatten(), torch.where(kept, dense, 0.0))
     assert torch.equal(prunable.flatten(), dense)
-
-
-def test_the_dense_weights_come_back_bit_for_bit(prunable):
-    before = bits(prunable)
-    tensors = [parameter.data_ptr() for parameter in prunable.parameters]
-    with pruned(prunable, rank("magnitude", prunable, 0), [10, 40]) as counts:
-        for _ in counts:
-            assert bits(prunable) != before
-    assert bits(prunable) == before
-    assert [parameter.data_ptr() for parameter in prunable.parameters] == tensors
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -181,8 +170,7 @@ def test_the_dense_weights_come_back_when_the_block_raises(prunable, error):
     before = bits(prunable)
 
     def fail():
-        with pruned(prunable, rank("magnitude", prunable, 0), [10, 40]) as counts:
-            next(counts)
+        with pruned(prunable, rank("magnitude", prunable, 0).kept(40)):
             assert bits(prunable) != before
             raise error
 
@@ -191,37 +179,16 @@ def test_the_dense_weights_come_back_when_the_block_raises(prunable, error):
     assert bits(prunable) == before
 
 
-def test_the_dense_weights_come_back_when_the_loop_stops_halfway(prunable):
-    before = bits(prunable)
-    with pruned(prunable, rank("magnitude", prunable, 0), [10, 40, 60]) as counts:
-        for count in counts:
-            if count == 40:
-                break
-        assert int((prunable.flatten() == 0).sum()) >= 40
-    assert bits(prunable) == before
-
-
-def test_the_dense_weights_come_back_when_no_count_is_taken(prunable):
-    before = bits(prunable)
-    with pruned(prunable, rank("magnitude", prunable, 0), [10]):
-        pass
-    assert bits(prunable) == before
-
-
 def test_biases_stay_while_weights_are_pruned(model):
     prunable = PrunableSet(model)
     others = {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in prunable.names}
-    with pruned(prunable, rank("magnitude", prunable, 0), [prunable.dimension]) as counts:
-        next(counts)
+    with pruned(prunable, torch.zeros(prunable.dimension, dtype=torch.bool)):
         state = model.state_dict()
         assert all(torch.equal(state[name], tensor) for name, tensor in others.items())
         assert not prunable.flatten().any()
 
 
-def test_a_ranking_of_another_network_is_refused(prunable):
-    other = PrunableSet(models.build("fc", (1, 4, 4), 3, hidden=[6]))
-    with (
-        pytest.raises(ValueError, match=f"{other.dimension} weights.*{prunable.dimension}"),
-        pruned(prunable, rank("magnitude", other, 0), [1]),
-    ):
+def test_a_mask_of_another_network_is_refused(prunable):
+    kept = torch.ones(prunable.dimension + 1, dtype=torch.bool)
+    with pytest.raises(ValueError, match="96 weights does not fit.*95"), pruned(prunable, kept):
         pytest.fail("the block must not run")
