@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..network.prunable import PrunableSet
 from ..network.samples import Batch, as_tensors, count_samples, take
+from ..streams import stream
 from .compaction import compact
 from .graphs import GaussNewtonGraph, HessianGraph, saved_bytes
 from .tape import Tape
@@ -245,7 +246,7 @@ class CurvatureOperator:
         """
         if self._smaller is not None:
             return self._smaller[0].shape[0]
-        vector = torch.randn(self.shape[0], generator=torch.Generator().manual_seed(seed))
+        vector = torch.randn(self.shape[0], generator=stream(seed, "dead units"))
         vector = vector.to(self.device, self.dtype)
         keep, self._keep = self._keep, False
         expected = self._multiply([vector])[0]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ..streams import stream
 from .augmentation import augmented, draw
 from .image_data import SPLITS, ImageData
 
@@ -137,6 +138,6 @@ class DeviceSplit:
             return self
         if count < 1:
             raise ValueError(f"count = {count} is not allowed, allowed: whole numbers from 1")
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(self), generator=stream(seed, "subset of samples"))
         chosen = order[:count].sort().values.to(self.device)
         return DeviceSplit(self.images[chosen], self.labels[chosen], self.mean, self.std, self.device)

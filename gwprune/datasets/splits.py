@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..streams import numpy_stream
+
 __all__ = ["TEST_FRACTION", "split_indices", "stratified_choice"]
 
 #: Drawn as test split from data sets that have none of their own.
 TEST_FRACTION = 0.2
-
-# One stream of random numbers per purpose, so that changing one option does not reshuffle the others.
-_TEST, _LIMIT, _VALIDATION, _ORDER = range(4)
 
 
 def stratified_choice(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -61,23 +60,21 @@ def split_indices(
         ValueError: when there are too few samples for each split to have one.
     """
 
-    def rng(stream: int) -> np.random.Generator:
-        return np.random.default_rng([split_seed, stream])
-
     pool = np.arange(len(labels))
     result: dict[str, np.ndarray] = {}
     if draw_test:
-        result["test"] = stratified_choice(labels, _rounded(TEST_FRACTION, len(pool)), rng(_TEST))
+        count = _rounded(TEST_FRACTION, len(pool))
+        result["test"] = stratified_choice(labels, count, numpy_stream(split_seed, "test split"))
         pool = np.setdiff1d(pool, result["test"], assume_unique=True)
     if train_limit is not None and train_limit < len(pool):
-        pool = pool[stratified_choice(labels[pool], train_limit, rng(_LIMIT))]
+        pool = pool[stratified_choice(labels[pool], train_limit, numpy_stream(split_seed, "train limit"))]
     held_out = _rounded(validation_fraction, len(pool))
     if held_out >= len(pool):
         raise ValueError(
             f"{len(pool)} samples cannot be divided into training and validation samples with "
             f"validation_fraction = {validation_fraction}"
         )
-    val = pool[stratified_choice(labels[pool], held_out, rng(_VALIDATION))]
+    val = pool[stratified_choice(labels[pool], held_out, numpy_stream(split_seed, "validation split"))]
     train = np.setdiff1d(pool, val, assume_unique=True)
-    order = rng(_ORDER)
+    order = numpy_stream(split_seed, "order of splits")
     return result | {"train": order.permutation(train), "val": order.permutation(val)}

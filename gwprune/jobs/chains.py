@@ -14,8 +14,9 @@ from .. import datasets
 from ..datasets import DeviceSplit
 from ..network.prunable import PrunableSet
 from ..pruning import Level, Subject, gem_epoch, keep_highest, removed_count, start_gem_search
+from ..streams import stream
 from ..tables.schemas import write_table
-from ..training.train import Recipe, epoch_seed, train
+from ..training.train import Recipe, train
 from .artifacts import SparseState, load_network, load_sparse, save_sparse
 from .dense import progress_of
 from .job import Job
@@ -102,7 +103,7 @@ def _search(job: Job, state: SparseState, split: DeviceSplit, step: Level, recip
     search = state.search or start_gem_search(prunable, job.seed)
     subject = Subject(prunable, job.seed, model=state.model)
     for epoch in tqdm(range(step.first_epoch, step.last_epoch), unit="epoch", disable=None):
-        generator = torch.Generator().manual_seed(epoch_seed(job.seed, epoch + 1))
+        generator = stream(job.seed, "order of a search epoch", epoch + 1)
         batches = split.epoch(plan.batch_size, generator, plan.augmentation)
         period = step.last_epoch if epoch + 1 == step.last_epoch else step.epochs + 1
         search = gem_epoch(

@@ -15,6 +15,7 @@ from .. import datasets
 from ..datasets import DeviceSplit
 from ..network.prunable import PrunableSet
 from ..storage.files import write_json
+from ..streams import stream_seed
 from ..tables.schemas import write_table
 from ..training.evaluation import Evaluation, batch_losses, evaluate, l1_norm
 from ..training.train import EpochRecord, Recipe, train
@@ -69,7 +70,7 @@ def _initial(job: Job, images: datasets.ImageData, description: Mapping[str, Any
         "classes": images.classes,
         "data": images.fingerprint,
     }
-    torch.manual_seed(job.seed)
+    torch.manual_seed(stream_seed(job.seed, "initial weights"))
     return build_network(about).to(job.device), about
 
 

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from ..pruning import METHODS, layerwise_shuffle, reinitialise, without_control
 from ..storage.checkpoints import arithmetic, digest
 from ..storage.files import config_hash, read_json, write_json
+from ..streams import stream_seed
 from ..tables.schemas import write_table
-from ..training.train import Recipe, epoch_seed, train
+from ..training.train import Recipe, train
 from .artifacts import build_network, load_description, load_network, load_ranking, load_sparse
 from .dense import progress_of
 from .job import Job
@@ -23,9 +24,6 @@ from .laboratory import Laboratory
 __all__ = ["finetune", "train_sparse"]
 
 logger = logging.getLogger("gwprune")
-
-# Takes the place of an epoch's number in the seed of a control's other initial weights; no training is as long.
-_OTHER_WEIGHTS = 2**31
 
 
 def finetune(
@@ -114,7 +112,7 @@ def train_sparse(
             kept[sparsity] = layerwise_shuffle(kept[sparsity], prunable, job.seed)
     if control == "reinitialise":
         description = load_description(network)
-        reinitialise(bench.model, epoch_seed(job.seed, _OTHER_WEIGHTS), lambda: build_network(description))
+        reinitialise(bench.model, stream_seed(job.seed, "other initial weights"), lambda: build_network(description))
     _train_masked(
         bench,
         kept,

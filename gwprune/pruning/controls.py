@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..network.prunable import PrunableSet
+from ..streams import stream
 
 __all__ = ["CONTROLS", "layerwise_shuffle", "reinitialise", "without_control"]
 
@@ -23,21 +24,28 @@ def without_control(method: str) -> tuple[str, str]:
     return method, ""
 
 
-def layerwise_shuffle(mask: Tensor, prunable: PrunableSet, seed: int) -> Tensor:
-    """``mask`` (D,) permuted at random within each layer: as many weights in every layer, other ones.
+def layerwise_shuffle(values: Tensor, prunable: PrunableSet, seed: int) -> Tensor:
+    """A mask or ranks, permuted at random within each layer: every layer keeps as many weights, but other ones.
 
-    Su et al. (arXiv 2009.11094) and Frankle et al., Pruning neural networks at initialization: why are we missing the
-    mark? (arXiv 2009.08576).
+    Su et al., Sanity-checking pruning methods: random tickets can win the jackpot (arXiv 2009.11094), and Frankle et
+    al., Pruning neural networks at initialization: why are we missing the mark? (arXiv 2009.08576).
+
+    Args:
+        values: mask or ranks (D,).
+        prunable: the D weights that they belong to.
+        seed: of the permutations.
+
+    Returns:
+        Tensor like ``values``.
 
     Raises:
-        ValueError: when the mask does not fit the prunable set.
+        ValueError: when ``values`` does not fit the prunable set.
     """
-    if mask.shape != (prunable.dimension,):
-        raise ValueError(f"expected a mask of shape ({prunable.dimension},), got {tuple(mask.shape)}")
-    generator = torch.Generator().manual_seed(seed)
-    return torch.cat(
-        [part[torch.randperm(len(part), generator=generator).to(part.device)] for part in mask.split(prunable.sizes)]
-    )
+    if values.shape != (prunable.dimension,):
+        raise ValueError(f"expected a mask of shape ({prunable.dimension},), got {tuple(values.shape)}")
+    generator = stream(seed, "weights within layers")
+    parts = values.split(prunable.sizes)
+    return torch.cat([part[torch.randperm(len(part), generator=generator).to(part.device)] for part in parts])
 
 
 def reinitialise(model: nn.Module, seed: int, build: Callable[[], nn.Module] | None = None) -> None:
@@ -54,9 +62,13 @@ def reinitialise(model: nn.Module, seed: int, build: Callable[[], nn.Module] | N
         ValueError: naming the module, when one has parameters but no ``reset_parameters`` and ``build`` is not given.
         RuntimeError: from PyTorch, when ``build`` makes another network.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    before = torch.get_rng_state()
+    # `torch.manual_seed` would seed every GPU's generator too.
+    torch.default_generator.manual_seed(seed)
+    try:
         fresh = build() if build is not None else _reset(copy.deepcopy(model).cpu())
+    finally:
+        torch.set_rng_state(before)
     model.load_state_dict(fresh.state_dict())
 
 

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from ..network.modes import undisturbed
 from ..network.prunable import PrunableSet
+from ..streams import stream
 from .rankings import keep_highest, removed_count
 from .registry import Subject
 
@@ -38,7 +39,7 @@ class GemSearch:
 def start_gem_search(prunable: PrunableSet, seed: int) -> GemSearch:
     """All weights kept, scores uniform on [0, 1]."""
     weight = prunable.parameters[0]
-    popups = torch.rand(prunable.dimension, generator=torch.Generator().manual_seed(seed))
+    popups = torch.rand(prunable.dimension, generator=stream(seed, "first scores of a search"))
     popups = popups.to(weight.device, weight.dtype)
     return GemSearch(popups, torch.ones_like(popups, dtype=torch.bool), torch.zeros_like(popups))
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..streams import stream
+from .controls import layerwise_shuffle
 from .rankings import Ranking
 from .registry import Subject, register
 from .scores import magnitude
@@ -35,7 +37,7 @@ def random_erk(subject: Subject) -> Tensor:
     n_in, n_out, k_1, ... are the sides of its weight (inputs counted per group). One c for all layers, found by the
     sparsity; a layer that reaches density 1 is full and the others take the rest.
     """
-    generator = torch.Generator().manual_seed(subject.seed)
+    generator = stream(subject.seed, "weights within layers")
     shares = [float(sum(shape)) for shape in subject.prunable.shapes]
     return -torch.cat(_entry_scales(subject.prunable.sizes, shares, generator))
 
@@ -47,13 +49,7 @@ def random_matched(subject: Subject) -> Tensor:
     The control of Su et al. (arXiv 2009.11094) and Frankle et al. (arXiv 2009.08576) for global magnitude pruning, as a
     ranking: the ranks by magnitude, shuffled within each layer.
     """
-    generator = torch.Generator().manual_seed(subject.seed)
-    ranks = Ranking.of_scores(magnitude(subject)).ranks
-    shuffled = [
-        part[torch.randperm(len(part), generator=generator).to(part.device)]
-        for part in ranks.split(subject.prunable.sizes)
-    ]
-    return torch.cat(shuffled)
+    return layerwise_shuffle(Ranking.of_scores(magnitude(subject)).ranks, subject.prunable, subject.seed)
 
 
 @register(when="initialisation")
@@ -74,7 +70,7 @@ def smart_ratio(subject: Subject, last_linear: float = 0.3) -> Tensor:
     """
     if not 0 <= last_linear <= 1:
         raise ValueError(f"last_linear must be in [0, 1], got {last_linear}")
-    generator = torch.Generator().manual_seed(subject.seed)
+    generator = stream(subject.seed, "weights within layers")
     sizes = subject.prunable.sizes
     depths = range(len(sizes), 0, -1)
     shares = [size * (depth**2.0 + depth) for size, depth in zip(sizes, depths, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..streams import stream
 from .registry import Subject, register
 
 __all__ = ["lamp", "magnitude", "magnitude_layerwise", "random"]
@@ -36,7 +37,7 @@ def magnitude_layerwise(subject: Subject) -> Tensor:
 @register(when="any")
 def random(subject: Subject) -> Tensor:
     """Uniform over all weights: the control that knows nothing of the network."""
-    generator = torch.Generator().manual_seed(subject.seed)
+    generator = stream(subject.seed, "random scores")
     return torch.rand(subject.prunable.dimension, generator=generator, dtype=torch.float64)
 
 

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..streams import stream
+
 __all__ = ["STORAGES", "Jacobi", "Lanczos", "as_product", "iterate", "lanczos", "rademacher"]
 
 
@@ -48,8 +50,7 @@ class Jacobi:
 
 def rademacher(dimension: int, seed: int, probe: int = 0) -> Tensor:
     """Random signs, float32 of shape (dimension,) on the CPU: a function of (seed, probe) alone."""
-    state = np.random.SeedSequence([seed, probe]).generate_state(2, np.uint32)
-    generator = torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+    generator = stream(seed, "probe", probe)
     return torch.randint(0, 2, (dimension,), generator=generator, dtype=torch.int8).float().mul_(2).sub_(1)
 
 

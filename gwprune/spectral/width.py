@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..streams import numpy_stream
 from .lanczos import Jacobi, as_product, iterate, operator_device, operator_dtype, rademacher
 from .spectrum import CONFIDENCE, Estimate, ProbeSpectrum, Spectrum, crossing, first_rise
 
@@ -31,7 +32,7 @@ _CHECK_EVERY = 8  # steps between looks at the interval: each costs a singular v
 def zero_rows(operator: Any, seed: int) -> Tensor:
     """Which rows (D,) of ``operator`` are exactly zero (dead units), from one product with a random vector."""
     # A sign vector can cancel in a row of small integers; Gaussian numbers cannot.
-    scan = np.random.default_rng(np.random.SeedSequence([seed, 2**32])).standard_normal(operator.shape[0])
+    scan = numpy_stream(seed, "zero rows").standard_normal(operator.shape[0])
     return as_product(operator)(torch.from_numpy(scan).to(operator_device(operator), operator_dtype(operator))) == 0
 
 

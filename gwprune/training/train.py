@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,9 +19,10 @@ from ..datasets import DeviceSplit
 from ..network.prunable import PrunableSet
 from ..storage.checkpoints import arithmetic, digest
 from ..storage.files import config_hash, save_tensors
+from ..streams import stream, stream_seed
 from .evaluation import evaluate
 
-__all__ = ["DivergedError", "EpochRecord", "Recipe", "epoch_seed", "learning_rate", "train"]
+__all__ = ["DivergedError", "EpochRecord", "Recipe", "learning_rate", "train"]
 
 logger = logging.getLogger("gwprune")
 
@@ -85,11 +85,6 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
         epoch = step // steps_per_epoch
         return recipe.lr * recipe.gamma ** sum(epoch >= milestone for milestone in recipe.milestones)
     return recipe.lr
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Seed of an epoch's own random numbers: a resumed training is the same training."""
-    return int(np.random.SeedSequence([seed, epoch, 0x7261]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def train(
@@ -174,8 +169,8 @@ def train(
     for epoch in range(first_epoch + len(history) + 1, last_epoch + 1):
         start = time.perf_counter()
         # Dropout and data order of an epoch depend on (seed, epoch) alone, so a resumed run is the same run.
-        torch.manual_seed(epoch_seed(seed, epoch))
-        generator = torch.Generator().manual_seed(epoch_seed(seed, -epoch % 2**32))
+        torch.manual_seed(stream_seed(seed, "epoch", epoch))
+        generator = stream(seed, "order of an epoch", epoch)
         losses, seen, correct = [], 0, torch.zeros((), dtype=torch.int64, device=train_split.device)
         rate = learning_rate(recipe, (epoch - 1) * steps_per_epoch, steps_per_epoch)
         model.train()

@@ -20,6 +20,7 @@ LAYERS = (
     ("pruning", "tables"),
     ("curvature", "datasets", "models"),
     ("spectral", "network", "storage"),
+    ("streams",),
 )
 LEVELS = {room: level for level, rooms in enumerate(reversed(LAYERS)) for room in rooms}
 

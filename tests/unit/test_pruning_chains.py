@@ -164,6 +164,16 @@ def test_reinitialisation_without_a_builder_draws_the_default_of_every_module():
     assert not torch.equal(model[1].weight, other[1].weight)
 
 
+@pytest.mark.parametrize("make", [build, None])
+def test_reinitialisation_leaves_the_generators_of_gpus(monkeypatch, make):
+    """`torch.manual_seed` seeds them too, at once or as soon as CUDA starts."""
+    seeded, model = [], build(0)
+    for device in (torch.cuda, torch.mps, torch.xpu):
+        monkeypatch.setattr(device, "manual_seed_all" if device is not torch.mps else "manual_seed", seeded.append)
+    reinitialise(model, 7, make)
+    assert not seeded
+
+
 def test_a_module_that_cannot_draw_its_parameters_is_named():
     class Scale(nn.Module):
         def __init__(self):
