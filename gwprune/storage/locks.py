@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import tempfile
@@ -12,61 +11,59 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 __all__ = ["gpu_slot", "is_held", "locked", "slot_directory"]
 
 logger = logging.getLogger("gwprune")
 
-_POLL = 0.5  # seconds between tries for a slot
+_POLL = 0.1  # seconds between two tries
 # What flock answers where a network file system does not support it.
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 
 
-def _try_lock(path: Path, wait: bool) -> int | None:
-    """Descriptor of the locked file at ``path``; None when another process holds it and ``wait`` is false."""
+def _lock(path: Path) -> FileLock:
+    # Falling back to a file without a lock would leave the lock of a killed process behind.
+    return FileLock(path, poll_interval=_POLL, fallback_to_soft=False)
+
+
+def _acquired(lock: FileLock, wait: bool = False) -> bool:
+    """Take the lock; False when another process holds it and ``wait`` is false."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            # The holder before may have removed the file, and another process made a new one, while this one waited.
-            if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
+            lock.acquire(blocking=wait)
+        except Timeout:
+            return False
         except OSError as error:
-            # Removed meanwhile; over NFS the descriptor of a file that another host removed is stale.
-            if error.errno not in (errno.ENOENT, errno.ESTALE):
-                os.close(descriptor)
+            if error.errno != errno.ESTALE:  # over NFS: another host has removed the file meanwhile
                 raise
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+        else:
+            return True
 
 
 @contextmanager
 def locked(path: str | os.PathLike, note: str) -> Iterator[str | None]:
     """Hold the lock file ``path`` while the block runs; wait for another process that holds it.
 
-    Where the file system has no locks the block runs without, after a warning.
+    Where the file system has no locks, the block runs without one, after a warning.
 
     Args:
+        path: of the lock file; it is removed at the end.
         note: one line about this holder, for those who wait.
 
     Yields:
-        The note of the last process that was waited for; None when there was none.
+        The note of the process that was waited for; None when there was none.
 
     Raises:
         OSError: naming ``path``, when its directory cannot be written.
     """
     path, seen = Path(path), None
+    lock = _lock(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _try_lock(path, wait=False)
-        while descriptor is None:
-            seen = _read(path) or seen or ""
+        if not _acquired(lock):
+            seen = _read(path)
             logger.warning("%s: waiting for another process that does this job (%s)", path, seen)
-            descriptor = _try_lock(path, wait=True)
+            _acquired(lock, wait=True)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise OSError(error.errno, f"cannot lock {path}: {error.strerror}") from error
@@ -75,30 +72,26 @@ def locked(path: str | os.PathLike, note: str) -> Iterator[str | None]:
         return
     try:
         with suppress(OSError):  # on a full disk the lock holds without its note
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, note.encode(), 0)
+            path.write_text(note)
         yield seen
     finally:
         # Removed while it is held: whoever waits notices and locks a new one.
         path.unlink(missing_ok=True)
-        os.close(descriptor)
+        lock.release()
 
 
 def is_held(path: str | os.PathLike) -> bool:
-    """Whether a living process holds the lock file ``path``; true as well where that cannot be known."""
+    """Whether a living process holds the lock file ``path``; True as well where that cannot be known."""
+    path = Path(path)
+    lock = _lock(path)
     try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return False
+        if not path.exists():
+            return False
+        held = not _acquired(lock)
     except OSError:
         return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    lock.release()
+    return held
 
 
 def _read(path: Path) -> str:
@@ -131,23 +124,19 @@ def gpu_slot(slots: Sequence[str], directory: Path | None = None) -> Iterator[st
         raise ValueError("there is no GPU slot to take")
     directory = directory or slot_directory()
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    told = False
-    while True:
-        for slot in slots:
-            descriptor = _try_lock(directory / f"{slot.replace('/', '_')}.lock", wait=False)
-            if descriptor is None:
-                continue
-            before = os.environ.get("CUDA_VISIBLE_DEVICES")
-            os.environ["CUDA_VISIBLE_DEVICES"] = slot
-            try:
-                yield slot
-            finally:
-                os.environ.pop("CUDA_VISIBLE_DEVICES")
-                if before is not None:
-                    os.environ["CUDA_VISIBLE_DEVICES"] = before
-                os.close(descriptor)  # the file stays: the slot does
-            return
-        if not told:
-            logger.info("waiting for one of the GPU slots %s", ", ".join(slots))
-            told = True
+    locks = {slot: _lock(directory / f"{slot.replace('/', '_')}.lock") for slot in slots}
+    slot = next(filter(lambda slot: _acquired(locks[slot]), slots), None)
+    if slot is None:
+        logger.info("waiting for one of the GPU slots %s", ", ".join(slots))
+    while slot is None:
         time.sleep(_POLL)
+        slot = next(filter(lambda slot: _acquired(locks[slot]), slots), None)
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = slot
+    try:
+        yield slot
+    finally:
+        os.environ.pop("CUDA_VISIBLE_DEVICES")
+        if before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+        locks[slot].release()  # the file stays: the slot does

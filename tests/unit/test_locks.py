@@ -91,7 +91,7 @@ def test_a_lock_file_that_another_host_removed_is_made_anew(tmp_path, monkeypatc
     monkeypatch.setattr(fcntl, "flock", stale_once)
     with locked(tmp_path / "a.lock", "x") as before:
         assert before is None
-    assert len(calls) == 2
+        assert len(calls) == 2
 
 
 def test_of_many_processes_one_at_a_time_holds_the_lock(tmp_path):
