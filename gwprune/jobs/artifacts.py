@@ -1,7 +1,11 @@
-"""Files between the stages that are no tables: networks, rankings, Lanczos runs. Each names what it holds."""
+"""Files between jobs that are no tables: networks, rankings, Lanczos runs.
+
+Each names what it holds, and the run and seed (`owner`, a job's ``key``) that it belongs to.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 from collections.abc import Mapping
@@ -18,7 +22,9 @@ from ..network.prunable import PrunableSet
 from ..pruning import GemSearch, Ranking, removed_count
 from ..spectral.lanczos import Jacobi
 from ..spectral.width import ProbeSpectrum
+from ..storage.checkpoints import digest
 from ..storage.files import atomic_path, save_tensors
+from ..storage.owners import ArtifactError, refuse_foreign
 
 __all__ = [
     "ArtifactError",
@@ -34,21 +40,22 @@ __all__ = [
     "save_probe",
     "save_ranking",
     "save_sparse",
+    "weights_digest",
 ]
 
 _FORMAT = 1
 _PROBE_FORMAT = 2
 
 
-class ArtifactError(Exception):
-    """A file between stages is missing, damaged, foreign, or does not fit. The message names it."""
+Owner = Mapping[str, Any] | None
 
 
-def _save(path: str | os.PathLike, kind: str, values: Mapping[str, Any]) -> None:
-    save_tensors(path, {"gwprune": kind, "format": _FORMAT, **values})
+def _save(path: str | os.PathLike, kind: str, owner: Owner, values: Mapping[str, Any]) -> None:
+    whose = {} if owner is None else {"owner": dict(owner)}
+    save_tensors(path, {"gwprune": kind, "format": _FORMAT, **whose, **values})
 
 
-def _load(path: str | os.PathLike, kind: str) -> dict[str, Any]:
+def _load(path: str | os.PathLike, kind: str, owner: Owner) -> dict[str, Any]:
     path = Path(path)
     if not path.exists():
         raise ArtifactError(f"{path} does not exist")
@@ -69,17 +76,33 @@ def _load(path: str | os.PathLike, kind: str) -> dict[str, Any]:
         raise ArtifactError(
             f"{path} has format {values.get('format')}, this version reads {_FORMAT}; delete it and run again"
         )
+    refuse_foreign(path, values.get("owner"), owner)
     return values
 
 
-def save_network(path: str | os.PathLike, model: nn.Module, description: Mapping[str, Any], **more: Any) -> None:
-    """Write weights and buffers with ``description``: name, options, input_shape, classes of the network."""
+def save_network(
+    path: str | os.PathLike, model: nn.Module, description: Mapping[str, Any], *, owner: Owner = None, **more: Any
+) -> None:
+    """Write weights and buffers of a network.
+
+    Args:
+        path: of the file.
+        model: the network.
+        description: its name, options, input_shape and classes.
+        owner: run and seed that it belongs to.
+        **more: further entries of the file.
+    """
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    _save(path, "network", {"description": dict(description), "state": state, **more})
+    _save(path, "network", owner, {"description": dict(description), "state": state, **more})
 
 
 def load_state(model: nn.Module, state: Mapping[str, Any], source: str | os.PathLike) -> None:
     """Load ``state`` into ``model``.
+
+    Args:
+        model: the network.
+        state: tensors by the names of its ``state_dict``.
+        source: of the state, for messages.
 
     Raises:
         ArtifactError: naming ``source`` and the first tensors that are missing, too many, or of another shape.
@@ -98,22 +121,27 @@ def load_state(model: nn.Module, state: Mapping[str, Any], source: str | os.Path
     model.load_state_dict(state)
 
 
-def load_network(path: str | os.PathLike, device: torch.device | str = "cpu") -> nn.Module:
-    """Build the network that a file describes and load its weights; in eval mode on ``device``.
+def load_network(path: str | os.PathLike, device: torch.device | str = "cpu", *, owner: Owner = None) -> nn.Module:
+    """Build the network that a file describes, and load its weights.
+
+    Args:
+        path: of the file.
+        device: where the network goes; it is in eval mode.
+        owner: run and seed that the file must belong to; None: any.
 
     Raises:
-        ArtifactError: naming the file.
+        ArtifactError: naming the file, also when it belongs to another run or seed.
     """
-    return _network(_load(path, "network"), path, device)
+    return _network(_load(path, "network", owner), path, device)
 
 
-def load_description(path: str | os.PathLike) -> dict[str, Any]:
+def load_description(path: str | os.PathLike, *, owner: Owner = None) -> dict[str, Any]:
     """What a network file says of its network: name, options, input_shape, classes.
 
     Raises:
-        ArtifactError: naming the file.
+        ArtifactError: as :func:`load_network`.
     """
-    return _load(path, "network")["description"]
+    return _load(path, "network", owner)["description"]
 
 
 def build_network(description: Mapping[str, Any]) -> nn.Module:
@@ -136,6 +164,7 @@ class SparseState:
     """A network between two levels of an iterative method.
 
     Attributes:
+        model: the network.
         description: of the network, as its file has it.
         kept: boolean mask (D,).
         momentum: parameter name -> momentum buffer; empty at a fresh start.
@@ -153,8 +182,8 @@ class SparseState:
     search: GemSearch | None = None
 
 
-def save_sparse(path: str | os.PathLike, state: SparseState) -> None:
-    """Write a network file that holds the state of an iterative method too."""
+def save_sparse(path: str | os.PathLike, state: SparseState, *, owner: Owner = None) -> None:
+    """Write a network file that also holds the state of an iterative method; ``owner`` as in :func:`save_network`."""
     sparse = {
         "kept": state.kept.cpu(),
         "momentum": {name: tensor.cpu() for name, tensor in state.momentum.items()},
@@ -162,7 +191,7 @@ def save_sparse(path: str | os.PathLike, state: SparseState) -> None:
         "epochs": state.epochs,
         "search": None if state.search is None else _on(state.search, "cpu"),
     }
-    save_network(path, state.model, state.description, sparse=sparse)
+    save_network(path, state.model, state.description, owner=owner, sparse=sparse)
 
 
 def load_sparse(
@@ -170,17 +199,22 @@ def load_sparse(
     device: torch.device | str = "cpu",
     epochs: float = 0.0,
     sparsity: float | None = None,
+    *,
+    owner: Owner = None,
 ) -> SparseState:
-    """Read what :func:`save_sparse` wrote; of another network file, the state of which nothing is pruned.
+    """Read what :func:`save_sparse` wrote, or any network file, which is a state of which nothing is pruned.
 
     Args:
-        epochs: what such a network was trained for.
-        sparsity: that the state must have.
+        path: of the file.
+        device: where the tensors go.
+        epochs: what a network without a state was trained for.
+        sparsity: that the state must have; None: any.
+        owner: run and seed that the file must belong to; None: any.
 
     Raises:
-        ArtifactError: naming the file, also when it has another sparsity.
+        ArtifactError: naming the file, also when it has another sparsity or belongs to another run or seed.
     """
-    values = _load(path, "network")
+    values = _load(path, "network", owner)
     model, description, sparse = _network(values, path, device), values["description"], values.get("sparse")
     dimension = PrunableSet(model).dimension
     if sparse is None:
@@ -208,19 +242,53 @@ def _on(search: GemSearch | Mapping[str, Any], device: torch.device | str) -> di
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in values.items()}
 
 
-def save_ranking(path: str | os.PathLike, ranking: Ranking, method: str, signature: str = "") -> None:
-    """Write a ranking as int32 ranks, with the ``signature`` of the prunable set that it ranks."""
+def weights_digest(prunable: PrunableSet) -> str:
+    """Digest by which rankings and probes name the weights that they were made from."""
+    return digest(*prunable.parameters)[:16]
+
+
+def save_ranking(
+    path: str | os.PathLike,
+    ranking: Ranking,
+    method: str,
+    signature: str = "",
+    *,
+    owner: Owner = None,
+) -> None:
+    """Write a ranking as int32 ranks.
+
+    Args:
+        path: of the file.
+        ranking: of the weights.
+        method: that made it.
+        signature: of the prunable set that it ranks.
+        owner: what it belongs to: run, seed, and weights, see :func:`weights_digest`.
+    """
     values = {"method": method, "signature": signature, "ranks": ranking.ranks.cpu().to(torch.int32)}
-    _save(path, "ranking", values)
+    _save(path, "ranking", owner, values)
 
 
-def load_ranking(path: str | os.PathLike, dimension: int, signature: str = "", method: str = "") -> Ranking:
-    """Read a ranking of ``dimension`` weights; a given ``signature`` and ``method`` must be those of the file.
+def load_ranking(
+    path: str | os.PathLike,
+    dimension: int,
+    signature: str = "",
+    method: str = "",
+    *,
+    owner: Owner = None,
+) -> Ranking:
+    """Read a ranking.
+
+    Args:
+        path: of the file.
+        dimension: D, the number of weights that it must rank.
+        signature: of the prunable set that it must rank; empty: any.
+        method: that must have made it; empty: any.
+        owner: what it must belong to, as there or a part of it; None: anything.
 
     Raises:
-        ArtifactError: naming the file, when it belongs to another network or method.
+        ArtifactError: naming the file, when it belongs to something else or is no ranking.
     """
-    values = _load(path, "ranking")
+    values = _load(path, "ranking", owner)
     ranks = values["ranks"]
     if len(ranks) != dimension:
         raise ArtifactError(f"{path} ranks {len(ranks)} weights, the network has {dimension} prunable ones")
@@ -234,8 +302,15 @@ def load_ranking(path: str | os.PathLike, dimension: int, signature: str = "", m
         raise ArtifactError(f"{path}: {error}") from error
 
 
-def save_probe(path: str | os.PathLike, probe: ProbeSpectrum) -> None:
-    """Write the raw Jacobi coefficients of a probe (npz: alpha, beta, dimension, active, semidefinite)."""
+def save_probe(path: str | os.PathLike, probe: ProbeSpectrum, *, owner: Owner = None) -> None:
+    """Write the raw Jacobi coefficients of a probe as npz.
+
+    Args:
+        path: of the file.
+        probe: alpha and beta, shapes (m,), with dimension, active, semidefinite and precision.
+        owner: what it belongs to: run, seed, operator, probe (its number) and weights.
+    """
+    whose = {} if owner is None else {"owner": json.dumps(dict(owner))}
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         np.savez(
             stream,
@@ -246,19 +321,25 @@ def save_probe(path: str | os.PathLike, probe: ProbeSpectrum) -> None:
             active=probe.active,
             semidefinite=probe.semidefinite,
             precision=probe.precision,
+            **whose,
         )
 
 
-def load_probe(path: str | os.PathLike) -> ProbeSpectrum:
+def load_probe(path: str | os.PathLike, *, owner: Owner = None) -> ProbeSpectrum:
     """Read what :func:`save_probe` wrote.
 
+    Args:
+        path: of the file.
+        owner: what it must belong to, as there or a part of it; None: anything.
+
     Raises:
-        ArtifactError: naming the file.
+        ArtifactError: naming the file, also when it belongs to another run, seed, operator, probe or network.
     """
     try:
         with np.load(path, allow_pickle=False) as values:
             if int(values["format"]) != _PROBE_FORMAT:
                 raise ArtifactError(f"{path} has format {int(values['format'])}, this version reads {_PROBE_FORMAT}")
+            refuse_foreign(path, json.loads(str(values["owner"])) if "owner" in values else None, owner)
             return ProbeSpectrum(
                 Jacobi(values["alpha"], values["beta"]),
                 int(values["dimension"]),

@@ -49,7 +49,7 @@ def level(
         rewound: file of the network that gives the weights, of a level that rewinds.
     """
     step = Level(**level)
-    state = load_sparse(before, job.device, epochs)
+    state = load_sparse(before, job.device, epochs, owner=job.key)
     images = datasets.load(data)
     splits = {name: DeviceSplit.from_data(images, name, job.device) for name in ("train", "val")}
     if step.search:
@@ -57,7 +57,7 @@ def level(
     else:
         _prune(state, step.sparsity)
         if rewound is not None:
-            state.model.load_state_dict(load_network(rewound, job.device).state_dict())
+            state.model.load_state_dict(load_network(rewound, job.device, owner=job.key).state_dict())
             state.momentum.clear()
         logger.info("sparsity %g, epochs %d to %d", step.sparsity, step.first_epoch + 1, step.last_epoch)
         length = step.last_epoch - step.first_epoch
@@ -76,7 +76,7 @@ def level(
                 progress=progress_of(job, step.last_epoch, lambda _: bar.update()),
             )
     state.epochs += step.last_epoch - step.first_epoch
-    save_sparse(path, state)
+    save_sparse(path, state, owner=job.key)
     Path(checkpoint).unlink(missing_ok=True)
 
 
@@ -120,7 +120,7 @@ def measure_states(
     """Evaluate the networks at the ends of an iterative method's chains, a state file for each sparsity."""
     bench, rows = Laboratory(job, data, states[0]), []
     for sparsity, file in zip(sparsities, states, strict=True):
-        state = load_sparse(file, job.device, sparsity=sparsity)
+        state = load_sparse(file, job.device, sparsity=sparsity, owner=job.key)
         bench.model.load_state_dict(state.model.state_dict())
         rows += bench.rows(
             method,

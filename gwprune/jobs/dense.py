@@ -101,7 +101,7 @@ def snapshot(
                 checkpoint=Path(checkpoint),
                 progress=progress_of(job, epoch, lambda _: bar.update()),
             )
-    save_network(path, model, about)
+    save_network(path, model, about, owner=job.key)
     Path(checkpoint).unlink(missing_ok=True)
 
 
@@ -148,6 +148,7 @@ def train_dense(
     values = {name: measure(model, prunable, split, plan.l1) for name, split in splits.items()}
     losses = batch_losses(model, splits["train"], plan.batch_size)
     summary = {
+        "owner": job.key,
         "splits": values,
         "batch_std": float(losses.std()) if len(losses) > 1 else 0.0,
         "batches": len(losses),
@@ -156,7 +157,7 @@ def train_dense(
         "dimension": prunable.dimension,
     }
     logger.info("dense: %s, batch_std %.6g", values, summary["batch_std"])
-    save_network(network, model, about)
+    save_network(network, model, about, owner=job.key)
     write_table("training", [{**job.key, **vars(record)} for record in records], history, job.provenance())
     write_json(dense, summary)
     Path(checkpoint).unlink(missing_ok=True)

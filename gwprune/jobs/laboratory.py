@@ -11,7 +11,7 @@ from .. import datasets
 from ..datasets import DeviceSplit
 from ..network.prunable import PrunableSet
 from ..training.multiply_adds import layer_nonzeros, multiply_adds, weight_uses
-from .artifacts import load_network
+from .artifacts import load_network, weights_digest
 from .dense import measure
 from .job import Job
 
@@ -26,13 +26,15 @@ class Laboratory:
     Attributes:
         model, prunable: the network and its prunable weights.
         splits: name -> split.
+        ranked: owner of rankings that were made from this network.
         fingerprint: of the data.
     """
 
     def __init__(self, job: Job, data: str, network: str):
         self.job = job
-        self.model = load_network(network, job.device)
+        self.model = load_network(network, job.device, owner=job.key)
         self.prunable = PrunableSet(self.model)
+        self.ranked = {**job.key, "weights": weights_digest(self.prunable)}
         images = datasets.load(data)
         self.fingerprint = images.fingerprint
         self.splits = {name: DeviceSplit.from_data(images, name, job.device) for name in SPLITS}

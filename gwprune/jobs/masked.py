@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..pruning import METHODS, layerwise_shuffle, reinitialise, without_control
-from ..storage.checkpoints import arithmetic, digest
+from ..storage.checkpoints import arithmetic, digest, set_aside
 from ..storage.files import config_hash, read_json, write_json
 from ..streams import stream_seed
 from ..tables.schemas import write_table
@@ -55,9 +55,9 @@ def finetune(
         first_epoch: epochs of the recipe that are left out at its start.
     """
     bench = Laboratory(job, data, network)
-    known = load_ranking(ranking, bench.prunable.dimension, bench.prunable.signature, method)
+    known = load_ranking(ranking, bench.prunable.dimension, bench.prunable.signature, method, owner=bench.ranked)
     masks = {sparsity: known.mask(sparsity).to(job.device) for sparsity in sparsities}
-    start = bench.model if rewound is None else load_network(rewound, job.device)
+    start = bench.model if rewound is None else load_network(rewound, job.device, owner=job.key)
     _train_masked(
         bench,
         masks,
@@ -100,18 +100,21 @@ def train_sparse(
     spent = dict.fromkeys(sparsities, float(epochs))
     iterative = METHODS[base].when == "iterative"
     signature = prunable.signature
-    rankings = {} if iterative else {file: load_ranking(file, prunable.dimension, signature, base) for file in masks}
+    # They need not be made from these weights: methods for any network rank the trained one.
+    rankings = {
+        file: load_ranking(file, prunable.dimension, signature, base, owner=job.key) for file in masks if not iterative
+    }
     files = masks if len(masks) > 1 else list(masks) * len(sparsities)
     for sparsity, file in zip(sparsities, files, strict=True):
         if iterative:
-            state = load_sparse(file, job.device, sparsity=sparsity)
+            state = load_sparse(file, job.device, sparsity=sparsity, owner=job.key)
             kept[sparsity], spent[sparsity] = state.kept, state.epochs
         else:
             kept[sparsity] = rankings[file].mask(sparsity).to(job.device)
         if control == "layerwise_shuffle":
             kept[sparsity] = layerwise_shuffle(kept[sparsity], prunable, job.seed)
     if control == "reinitialise":
-        description = load_description(network)
+        description = load_description(network, owner=job.key)
         reinitialise(bench.model, stream_seed(job.seed, "other initial weights"), lambda: build_network(description))
     _train_masked(
         bench,
@@ -209,12 +212,16 @@ class _Finished:
     def __init__(self, path: Path, belongs_to: Mapping[str, Any]):
         self.path, self._guard = path, config_hash(belongs_to)
         self._rows: dict[str, list[dict[str, Any]]] = {}
-        try:
-            found = read_json(path)
-            if found["guard"] == self._guard:
-                self._rows = found["rows"]
-        except (OSError, ValueError, KeyError, TypeError):  # none, or not one of ours: the work starts over
-            pass
+        if path.exists():
+            try:
+                before = read_json(path)
+            except (OSError, ValueError) as error:
+                set_aside(path, str(error))
+                return
+            if isinstance(before, dict) and before.get("guard") == self._guard:
+                self._rows = before["rows"]
+            else:
+                set_aside(path)
 
     def rows(self, sparsity: float) -> list[dict[str, Any]] | None:
         return self._rows.get(repr(sparsity))

@@ -21,7 +21,7 @@ from ..spectral.width import Estimate, Spectrum, probe_spectra
 from ..storage.checkpoints import RecordedOperator, arithmetic, digest
 from ..tables.schemas import write_table
 from ..tables.thresholds import epsilons_of
-from .artifacts import load_network, load_probe, save_probe
+from .artifacts import load_network, load_probe, save_probe, weights_digest
 from .job import Job
 
 __all__ = ["curve_sparsities", "predict", "quadratic", "spectrum", "statistical_dimension"]
@@ -30,7 +30,7 @@ logger = logging.getLogger("gwprune")
 
 
 def _operator(job: Job, data: str, network: str, operator: str, settings: Mapping[str, Any]) -> CurvatureOperator:
-    model = load_network(network, job.device)
+    model = load_network(network, job.device, owner=job.key)
     split = DeviceSplit.from_data(datasets.load(data), "train", job.device).subset(settings["samples"], job.seed)
     result = curvature_operator(
         model,
@@ -91,7 +91,7 @@ def spectrum(
             progress=lambda step: bar.update(step - bar.n),
         )
     logger.info("%d of %d rows are not zero; %d steps", result.active, result.dimension, result.steps)
-    save_probe(path, result.probes[0])
+    save_probe(path, result.probes[0], owner=_owner(job, operator, probe, matrix.prunable))
     matrix.remove()
 
 
@@ -148,7 +148,7 @@ def quadratic(
     settings: Mapping[str, Any],
 ) -> None:
     """Predictor `quadratic`: where the local model of the loss rise reaches each tolerance. A few products each."""
-    tolerances, rows = epsilons_of(dense, epsilon_rules), []
+    tolerances, rows = epsilons_of(dense, epsilon_rules, owner=job.key), []
     for operator in operators:
         matrix = _operator(job, data, network, operator, settings)
         weights = matrix.prunable.flatten()
@@ -173,7 +173,7 @@ def statistical_dimension(
 ) -> None:
     """Predictor `statistical_dimension`: where that of the cone at the removed vector meets the sparsity."""
     matrix = _recorded(job, data, network, operator, settings, checkpoint)
-    known = _known(probes, matrix.prunable.dimension)
+    known = _known(job, operator, probes, matrix.prunable)
     cones = Cones(
         matrix,
         matrix.prunable.flatten(),
@@ -183,7 +183,7 @@ def statistical_dimension(
         reorthogonalize=settings["reorthogonalize"],
         storage=settings["basis"],
     )
-    tolerances = epsilons_of(dense, epsilon_rules)
+    tolerances = epsilons_of(dense, epsilon_rules, owner=job.key)
     name, number = "statistical_dimension", len(known.probes)
     with job.interruption.deferred():
         rows = _threshold_rows(job, name, operator, tolerances, known.dimension, number, cones.threshold)
@@ -191,11 +191,16 @@ def statistical_dimension(
     matrix.remove()
 
 
-def _known(files: Sequence[str], dimension: int) -> Spectrum:
-    """The spectrum of these probe files, which must be of the network's order."""
-    known = Spectrum(tuple(load_probe(file) for file in files))
-    if known.dimension != dimension:
-        raise ValueError(f"{files[0]} is of order {known.dimension}, the network has {dimension} weights")
+def _owner(job: Job, operator: str, probe: int, prunable: PrunableSet) -> dict[str, Any]:
+    return {**job.key, "operator": operator, "probe": probe, "weights": weights_digest(prunable)}
+
+
+def _known(job: Job, operator: str, files: Sequence[str], prunable: PrunableSet) -> Spectrum:
+    """The spectrum of these files of probes 0, 1, ..., which must be those of this operator and network."""
+    probes = (load_probe(file, owner=_owner(job, operator, probe, prunable)) for probe, file in enumerate(files))
+    known = Spectrum(tuple(probes))
+    if known.dimension != prunable.dimension:
+        raise ValueError(f"{files[0]} is of order {known.dimension}, the network has {prunable.dimension} weights")
     return known
 
 
@@ -218,13 +223,13 @@ def predict(
     sparsities: Sequence[float],
 ) -> None:
     """Predictors `width` and `trace_bound` from the probes (operator -> files): curves, spectra, thresholds."""
-    prunable = PrunableSet(load_network(network))
+    prunable = PrunableSet(load_network(network, owner=job.key))
     norms = rank("magnitude", prunable, job.seed).pruned_norms(prunable.flatten())
     rows: dict[str, list[dict[str, Any]]] = {"spectra": [], "width_curves": [], "predictions": []}
     grid = curve_sparsities(sparsities)
     radii = norms[[removed_count(s, prunable.dimension) for s in grid]]
     for operator, files in probes.items():
-        known = _known(files, prunable.dimension)
+        known = _known(job, operator, files, prunable)
         for number, probe in enumerate(known.probes):
             for name in probe.rules:
                 key = {**job.key, "operator": operator, "probe": number, "rule": name}
@@ -232,7 +237,7 @@ def predict(
                     {**key, "node": float(node), "weight": float(weight)}
                     for node, weight in zip(*probe.full_rule(name), strict=True)
                 ]
-        for rule, epsilon in epsilons_of(dense, epsilon_rules).items():
+        for rule, epsilon in epsilons_of(dense, epsilon_rules, owner=job.key).items():
             key = {**job.key, "operator": operator, "epsilon_rule": rule}
             width = known.width(radii, epsilon)
             parts = zip(grid, radii, width.value, width.lower, width.upper, strict=True)

@@ -15,7 +15,7 @@ from ..pruning import Ranking, mask, rank, removed_count
 from ..tables.schemas import write_table
 from ..tables.thresholds import criteria_of, empirical_threshold, search
 from ..training.evaluation import evaluate, pruned
-from .artifacts import load_network, load_ranking, save_ranking
+from .artifacts import load_network, load_ranking, save_ranking, weights_digest
 from .dense import values_of
 from .job import Job
 from .laboratory import Laboratory
@@ -37,8 +37,9 @@ def rank_weights(
 ) -> None:
     """Rank the prunable weights of a network by a method, from ``samples`` images where it needs ``data``."""
     prunable, given = _subject(job, network, data, samples)
+    owner = {**job.key, "weights": weights_digest(prunable)}
     ranking = rank(method, prunable, job.seed, options=options or {}, **given)
-    save_ranking(path, ranking, method, prunable.signature)
+    save_ranking(path, ranking, method, prunable.signature, owner=owner)
 
 
 def mask_weights(
@@ -54,12 +55,13 @@ def mask_weights(
 ) -> None:
     """The mask of one sparsity, as a ranking, by a method whose masks depend on the sparsity."""
     prunable, given = _subject(job, network, data, samples)
+    owner = {**job.key, "weights": weights_digest(prunable)}
     kept = mask(method, prunable, job.seed, sparsity, options=options or {}, **given)
-    save_ranking(path, Ranking.of_mask(kept), method, prunable.signature)
+    save_ranking(path, Ranking.of_mask(kept), method, prunable.signature, owner=owner)
 
 
 def _subject(job: Job, network: str, data: str | None, samples: int) -> tuple[PrunableSet, dict[str, Any]]:
-    model, known = load_network(network, job.device), None
+    model, known = load_network(network, job.device, owner=job.key), None
     if data is not None:
         known = DeviceSplit.from_data(datasets.load(data), "train", job.device).subset(samples, job.seed).as_tensors()
     return PrunableSet(model), {"model": model, "data": known}
@@ -87,10 +89,10 @@ def sweep(
         epochs: of dense training, for the rows.
     """
     bench = Laboratory(job, data, network)
-    known = load_ranking(ranking, bench.prunable.dimension, bench.prunable.signature, method)
+    known = load_ranking(ranking, bench.prunable.dimension, bench.prunable.signature, method, owner=bench.ranked)
     dense_weights = bench.prunable.flatten()
     norms, kept_norms = known.pruned_norms(dense_weights), known.kept_l1_norms(dense_weights)
-    wanted = criteria_of(dense, epsilon_rules, accuracy_drops)
+    wanted = criteria_of(dense, epsilon_rules, accuracy_drops, owner=job.key)
     with tqdm(unit="network", disable=None) as bar:
 
         def measure(points: Sequence[float]) -> Iterator[dict[str, dict[str, float]]]:

@@ -110,6 +110,12 @@ def cost_rows(benchmarks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def _owner(file: str, keys: Iterable[tuple[str, int]]) -> dict[str, Any] | None:
+    """The run and seed, of ``keys``, whose folder holds a file; None: no such folder."""
+    seeds = {f"seed{seed}": {"run": run, "seed": seed} for run, seed in keys}
+    return next((seeds[folder] for folder in reversed(Path(file).parts) if folder in seeds), None)
+
+
 def collect(
     job: Job,
     parts: Mapping[str, Sequence[str]],
@@ -129,11 +135,16 @@ def collect(
         asked: sparsities of the one-shot sweeps that the configuration asks for; the others are bisection's.
     """
     wanted = {
-        (item["run"], item["seed"]): criteria_of(file, item["epsilon_rules"], item["accuracy_drops"])
+        (item["run"], item["seed"]): criteria_of(
+            file, item["epsilon_rules"], item["accuracy_drops"], owner={key: item[key] for key in ("run", "seed")}
+        )
         for item, file in zip(criteria, dense, strict=True)
     }
     origin = job.provenance()
-    joined = {name: combine(name, files, out[name], origin) for name, files in parts.items()}
+    joined = {
+        name: combine(name, files, out[name], origin, [_owner(file, wanted) for file in files])
+        for name, files in parts.items()
+    }
     origin = table_provenance(joined["sweep"])
     empirical = write_table("empirical", empirical_rows(joined["sweep"], wanted), out["empirical"], origin)
     write_table("thresholds", threshold_rows(joined["predictions"], empirical), out["thresholds"], origin)

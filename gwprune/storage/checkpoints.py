@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .files import config_hash, versions
 
-__all__ = ["RecordedOperator", "arithmetic", "digest"]
+__all__ = ["RecordedOperator", "arithmetic", "digest", "set_aside"]
 
 logger = logging.getLogger("gwprune")
 
@@ -37,6 +37,11 @@ def digest(*tensors: Tensor) -> str:
 def arithmetic(device: torch.device | str) -> dict[str, str | int]:
     """What the last digits of a result depend on beside its inputs: part of what a checkpoint belongs to."""
     return {"device": str(device), "threads": torch.get_num_threads(), **versions()}
+
+
+def set_aside(path: str | os.PathLike, why: str = "it belongs to other settings, inputs or versions") -> None:
+    """Say in the log that a checkpoint is not used."""
+    logger.warning("checkpoint %s is set aside, and its work starts over: %s", path, why)
 
 
 class RecordedOperator:
@@ -92,6 +97,8 @@ class RecordedOperator:
         if self._file.read(len(head)) == head:
             length = self._file.seek(0, os.SEEK_END)
             return max(0, length - self._offset(0)) // (_RECORD.size + self._size)
+        if self._file.seek(0, os.SEEK_END):
+            set_aside(self.path)
         self._file.seek(0)
         self._file.truncate()
         self._file.write(head)

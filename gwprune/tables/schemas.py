@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..storage.files import atomic_path
+from ..storage.owners import refuse_foreign
 
 __all__ = [
     "RUN_TABLES",
@@ -379,15 +380,33 @@ def table_provenance(table: pa.Table) -> dict[str, str]:
     }
 
 
-def combine(name: str, parts: Sequence[str | os.PathLike], path: str | os.PathLike, provenance: Mapping[str, str]):
+def combine(
+    name: str,
+    parts: Sequence[str | os.PathLike],
+    path: str | os.PathLike,
+    provenance: Mapping[str, str],
+    owners: Sequence[Mapping[str, Any] | None] = (),
+) -> pa.Table:
     """Join part files of table ``name`` into one sorted table at ``path``; returns it.
 
     The devices of the parts are gathered in the provenance.
 
+    Args:
+        name: of the table.
+        parts: files.
+        path: of the joined table.
+        provenance: for its metadata.
+        owners: for each part, the values of ``run`` and ``seed`` that its rows must have; empty or None: any.
+
     Raises:
         TableError: naming the file, for a part that does not fit or a key that occurs in two parts.
+        ArtifactError: naming the part, when a row belongs to another run or seed.
     """
     tables = [read_table(name, part) for part in parts]
+    for part, table, owner in zip(parts, tables, owners or [None] * len(parts), strict=True):
+        if owner is not None:
+            for row in table.group_by(list(owner)).aggregate([]).to_pylist():
+                refuse_foreign(part, row, owner)
     joined = pa.concat_tables(tables) if tables else table_schema(name).empty_table()
     devices = {
         device

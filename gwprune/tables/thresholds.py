@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..storage.files import read_json
+from ..storage.owners import refuse_foreign
 
 __all__ = [
     "Bracket",
@@ -86,11 +87,12 @@ def criteria(
     return found
 
 
-def _dense_summary(path: str | os.PathLike) -> dict[str, Any]:
+def _dense_summary(path: str | os.PathLike, owner: Mapping[str, Any] | None) -> dict[str, Any]:
     """What training wrote of the dense network.
 
     Raises:
         ValueError: naming the file, when it is cut off or not such a summary.
+        ArtifactError: naming the file, when it belongs to another run or seed than ``owner``.
     """
     summary = read_json(path)
     try:
@@ -101,20 +103,28 @@ def _dense_summary(path: str | os.PathLike) -> dict[str, Any]:
         complete = False
     if not complete:
         raise ValueError(f"{path} is no summary of a dense network by this version; delete it and run again")
+    refuse_foreign(path, summary.get("owner"), owner)
     return summary
 
 
-def epsilons_of(dense: str | os.PathLike, rules: Sequence[str]) -> dict[str, float]:
-    """Rule -> tolerance in nats, from the summary that training wrote."""
-    summary = _dense_summary(dense)
+def epsilons_of(
+    dense: str | os.PathLike, rules: Sequence[str], *, owner: Mapping[str, Any] | None = None
+) -> dict[str, float]:
+    """Rule -> tolerance in nats, from the summary that training wrote of the run and seed ``owner``."""
+    summary = _dense_summary(dense, owner)
     return {rule: epsilon_value(rule, summary["splits"]["train"]["loss"], summary["batch_std"]) for rule in rules}
 
 
 def criteria_of(
-    dense: str | os.PathLike, epsilon_rules: Sequence[str], accuracy_drops: Sequence[float]
+    dense: str | os.PathLike,
+    epsilon_rules: Sequence[str],
+    accuracy_drops: Sequence[float],
+    *,
+    owner: Mapping[str, Any] | None = None,
 ) -> list[Criterion]:
-    """All criteria of a network, from the summary that training wrote."""
-    return criteria(_dense_summary(dense)["splits"], epsilons_of(dense, epsilon_rules), accuracy_drops)
+    """All criteria of a network, from the summary that training wrote of the run and seed ``owner``."""
+    splits = _dense_summary(dense, owner)["splits"]
+    return criteria(splits, epsilons_of(dense, epsilon_rules), accuracy_drops)
 
 
 @dataclass(frozen=True)

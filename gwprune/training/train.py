@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ..datasets import DeviceSplit
 from ..network.prunable import PrunableSet
-from ..storage.checkpoints import arithmetic, digest
+from ..storage.checkpoints import arithmetic, digest, set_aside
 from ..storage.files import config_hash, save_tensors
 from ..streams import stream, stream_seed
 from .evaluation import evaluate
@@ -323,13 +323,16 @@ def _save(
 
 
 def _resume(path: Path | None, guard: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[EpochRecord]:
+    """Take up the training that a checkpoint holds; a checkpoint of another one is set aside, with a warning."""
     if path is None or not path.exists():
         return []
     try:
         state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever a half-written file raises, training starts over  # noqa: BLE001
+    except Exception as error:  # whatever a half-written file raises, training starts over  # noqa: BLE001
+        set_aside(path, f"it cannot be read ({type(error).__name__})")
         return []
     if not isinstance(state, dict) or state.get("guard") != guard:
+        set_aside(path)
         return []
     logger.info("%s: going on after epoch %d", path, len(state["history"]))
     model.load_state_dict(state["model"])

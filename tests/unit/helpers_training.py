@@ -1,9 +1,14 @@
-"""What the tests of training share: two small splits, two networks, a recipe, and ways to look and to stop."""
+"""What the tests of training and jobs share: splits, networks, a recipe, ways to look and to stop, foreign files."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import nn
 
@@ -57,3 +62,24 @@ def stop_after(epoch: int):
             raise StopError
 
     return progress
+
+
+def give_to_seed_1(path: Path) -> None:
+    """Make a file between jobs one of seed 1, as if it were copied from that seed's folder."""
+    if path.suffix == ".parquet":
+        table = pq.read_table(path)
+        seeds = pa.array([1] * len(table), table.schema.field("seed").type)
+        field = table.schema.field("seed")
+        pq.write_table(table.set_column(table.schema.get_field_index("seed"), field, seeds), path)
+    elif path.suffix == ".json":
+        values = json.loads(path.read_text())
+        path.write_text(json.dumps({**values, "owner": {**values["owner"], "seed": 1}}))
+    elif path.suffix == ".npz":
+        with np.load(path) as stored:
+            entries = dict(stored)
+        owner = {**json.loads(str(entries["owner"])), "seed": 1}
+        with open(path, "wb") as stream:
+            np.savez(stream, **{**entries, "owner": json.dumps(owner)})
+    else:
+        values = torch.load(path, weights_only=True)
+        torch.save({**values, "owner": {**values["owner"], "seed": 1}}, path)

@@ -131,16 +131,20 @@ def test_a_network_that_cannot_be_built_any_more_names_the_file(tmp_path):
         load_network(path)
 
 
-LOADERS = {"network": load_network, "ranking": lambda path: load_ranking(path, 4), "spectrum": load_probe}
+LOADERS = {
+    "network": load_network,
+    "ranking": lambda path, **more: load_ranking(path, 4, **more),
+    "spectrum": load_probe,
+}
 
 
-def saved(kind: str, path) -> None:
+def saved(kind: str, path, **more) -> None:
     if kind == "network":
-        save_network(path, network(), ABOUT)
+        save_network(path, network(), ABOUT, **more)
     elif kind == "ranking":
-        save_ranking(path, Ranking(torch.tensor([2, 0, 3, 1])), "magnitude")
+        save_ranking(path, Ranking(torch.tensor([2, 0, 3, 1])), "magnitude", **more)
     else:
-        save_probe(path, probe())
+        save_probe(path, probe(), **more)
 
 
 @pytest.mark.parametrize("kind", LOADERS)
@@ -249,6 +253,30 @@ def test_a_ranking_file_that_holds_no_permutation_is_named(tmp_path):
     torch.save({"gwprune": "ranking", "format": 1, "method": "random", "ranks": torch.tensor([0, 0, 2])}, path)
     with pytest.raises(ArtifactError, match=re.escape(str(path))):
         load_ranking(path, 3)
+
+
+# --- whose file it is ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_file_is_taken_by_its_owner_alone(tmp_path, kind):
+    path = tmp_path / "x"
+    saved(kind, path, owner={"run": "a", "seed": 0, "probe": 3})
+    LOADERS[kind](path)
+    LOADERS[kind](path, owner={"run": "a", "seed": 0})
+    for other in ({"run": "a", "seed": 1}, {"run": "b", "seed": 0}):
+        said = f"{path} belongs to run a, seed 0, probe 3; expected run {other['run']}, seed {other['seed']}."
+        with pytest.raises(ArtifactError, match=re.escape(said)):
+            LOADERS[kind](path, owner=other)
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_file_that_does_not_say_whose_it_is_is_taken_with_a_warning(tmp_path, kind, caplog):
+    saved(kind, tmp_path / "x")
+    LOADERS[kind](tmp_path / "x", owner={"run": "a", "seed": 0})
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path / 'x'} does not say whose it is")
+    assert message.endswith("taken for run a, seed 0")
 
 
 # --- probes -------------------------------------------------------------------------------------------------

@@ -89,12 +89,13 @@ def test_a_search_over_many_runs_is_replayed_too(tmp_path):
     assert matrix.products - before == 2
 
 
-def test_products_of_other_work_are_not_used(tmp_path):
+def test_products_of_other_work_are_set_aside_with_a_warning(tmp_path, caplog):
     path = tmp_path / "x"
     spectrum(RecordedOperator(Counting(), path, BELONGS_TO))
     other = Counting()
     assert same(spectrum(RecordedOperator(other, path, {"seed": 1})), spectrum(Counting()))
     assert other.products == 21
+    assert [message.split(",")[0] for message in caplog.messages] == [f"checkpoint {path} is set aside"]
 
 
 def test_products_of_other_vectors_are_not_used(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,6 +31,8 @@ from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import METHODS, Epochs, Level, Ranking, layerwise_shuffle, mask, rank, removed_count
 from gwprune.tables.schemas import read_table
 from gwprune.training.train import Recipe, train
+
+from .helpers_training import give_to_seed_1
 
 JOB = Job("small", 0, "cpu")
 NETWORK = {"name": "fc", "options": {"hidden": [12], "batch_norm": True}}
@@ -353,6 +357,29 @@ def test_a_ranking_of_another_network_is_refused(files, tmp_path):
     save_ranking(root["ranking.pt"], Ranking.of_scores(torch.rand(DIMENSION)), "snip", "another")
     with pytest.raises(ArtifactError, match=r"ranking\.pt ranks the weights of another network"):
         trained(files, root, "snip", [root["ranking.pt"]], [0.5])
+
+
+@pytest.mark.parametrize("kind", ["before", "rewound", "state", "network", "ranking"])
+def test_a_file_of_another_seed_is_refused_and_named(files, tmp_path, kind):
+    root = Files(tmp_path)
+    _, (state,) = run_chain(files, root, "imp", 0.5, rate=0.5)
+    sources = {
+        "before": files.network, "rewound": files.snapshot(1), "state": state,
+        "network": files.snapshot(0), "ranking": files.ranking("snip"),
+    }  # fmt: skip
+    foreign = shutil.copy(sources[kind], root["foreign.pt"])
+    give_to_seed_1(Path(foreign))
+    given = copy(files)
+    given.network = foreign if kind == "before" else files.network
+    given.snapshot = lambda epoch: foreign if kind in ("rewound", "network") else files.snapshot(epoch)
+    masks = [foreign if kind == "ranking" else files.ranking("snip")]
+    run = {
+        "state": lambda: measure_states(JOB, files.data, [foreign], root["x"], method="imp", sparsities=[0.5], l1=1e-3),
+        "network": lambda: trained(given, root, "snip", masks, [0.5]),
+        "ranking": lambda: trained(given, root, "snip", masks, [0.5]),
+    }.get(kind, lambda: run_chain(given, root, "imp", 0.5, rate=0.5))
+    with pytest.raises(ArtifactError, match=r"foreign\.pt belongs to run small, seed 1.*; expected run small, seed 0"):
+        run()
 
 
 # --- rewinding ----------------------------------------------------------------------------------------------

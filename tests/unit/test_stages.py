@@ -6,6 +6,7 @@ import csv
 import itertools
 import math
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from fractions import Fraction
@@ -34,6 +35,8 @@ from gwprune.tables.schemas import RUN_TABLES, SCHEMAS, TableError, read_table
 from gwprune.tables.thresholds import criteria_of
 from gwprune.training.evaluation import batch_losses, evaluate, l1_norm
 from gwprune.training.train import train
+
+from .helpers_training import give_to_seed_1
 
 CONFIG = config.load(
     {
@@ -540,7 +543,7 @@ def test_curve_sparsities_hold_the_asked_ones_once_in_order():
 
 
 def test_the_spectrum_of_a_network_in_training_mode_is_refused(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(prediction, "load_network", lambda *args: load_network(*args).train())
+    monkeypatch.setattr(prediction, "load_network", lambda *args, **more: load_network(*args, **more).train())
     with pytest.raises(ValueError, match="training mode"):
         spectrum(files, "hessian", 0, str(tmp_path / "p.npz"))
     assert not (tmp_path / "p.npz").exists()
@@ -548,17 +551,67 @@ def test_the_spectrum_of_a_network_in_training_mode_is_refused(files, tmp_path, 
 
 def other_network(path: str) -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    save_network(path, model, {"name": "fc", "options": {"hidden": []}, "input_shape": [1, 8, 8], "classes": 10})
+    save_network(
+        path, model, {"name": "fc", "options": {"hidden": []}, "input_shape": [1, 8, 8], "classes": 10}, owner=KEY
+    )
 
 
 def test_the_probe_of_another_network_is_named(files, copy):
     other_network(copy.network)
     spectrum(copy, "ggn", 0, copy.probe("ggn", 0))
-    with pytest.raises(ValueError, match=f"{copy.probe('ggn', 0)}.* 640, .* {DIMENSION} weights"):
+    with pytest.raises(ArtifactError, match=f"{copy.probe('ggn', 0)} belongs to .*; expected .*, weights"):
         predict(files, copy, {"hessian": all_probes(files)["hessian"], "ggn": [copy.probe("ggn", 0)]})
-    with pytest.raises(ValueError, match=f"{copy.probe('ggn', 0)}.* 640, .* {DIMENSION} weights"):
+    with pytest.raises(ArtifactError, match=f"{copy.probe('ggn', 0)} belongs to .*; expected .*, weights"):
         statistical_dimension(files, "ggn", [copy.probe("ggn", 0)], copy.predictions)
     assert not Path(copy.predictions).exists()
+
+
+# --- files of another seed ------------------------------------------------------------------------------------
+
+READERS = {
+    "spectrum": lambda files: spectrum(files, "ggn", 0, str(files.root / "x")),
+    "statistical_dimension": lambda files: statistical_dimension(
+        files, "ggn", all_probes(files)["ggn"], str(files.root / "x")
+    ),
+    "predict": lambda files: predict(files, files, all_probes(files)),
+    "rank": lambda files: pruned.rank_weights(JOB, files.network, str(files.root / "x"), method="magnitude"),
+    "sweep": lambda files: sweep(files, "magnitude", str(files.root / "x")),
+    "finetune": lambda files: finetune(files, 0.5, str(files.root / "x")),
+    "collect": lambda files: aggregate(files, files, part_files(files)),
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [
+        *((stage, "network.pt") for stage in READERS if stage != "collect"),
+        *((stage, "dense.json") for stage in ("statistical_dimension", "predict", "sweep", "collect")),
+        *((stage, "ggn_0.npz") for stage in ("statistical_dimension", "predict")),
+        *((stage, "ranking_magnitude.pt") for stage in ("sweep", "finetune")),
+        ("collect", "sweep_random.parquet"),
+    ],
+)
+def test_a_file_of_another_seed_is_refused_and_named(files, tmp_path, stage, name):
+    shutil.copytree(files.root, tmp_path / "seed0")
+    here = Files(tmp_path / "seed0")
+    give_to_seed_1(here.root / name)
+    with pytest.raises(ArtifactError, match=rf"seed0/{name} belongs to .*seed 1.*; expected .*seed 0"):
+        READERS[stage](here)
+    assert not (here.root / "x").exists()
+
+
+@pytest.mark.parametrize("other", ["hessian_0", "ggn_1"])
+def test_the_probe_of_another_operator_or_number_is_refused(files, tmp_path, other):
+    path = tmp_path / "ggn_0.npz"
+    shutil.copy(files.root / f"{other}.npz", path)
+    with pytest.raises(ArtifactError, match=f"{path} belongs to .*; expected .*operator ggn, probe 0"):
+        predict(files, Files(tmp_path), {"ggn": [str(path)]})
+
+
+def test_a_ranking_of_weights_that_were_trained_again_is_refused(files, copy):
+    train_dense(copy, lr=0.1)
+    with pytest.raises(ArtifactError, match=f"{files.ranking('magnitude')} belongs to .*, weights"):
+        sweep(copy, "magnitude", str(copy.root / "x"), ranking=files.ranking("magnitude"), dense=files.dense)
 
 
 # --- pruning --------------------------------------------------------------------------------------------------
@@ -691,10 +744,11 @@ def test_a_chunk_that_was_interrupted_goes_on_at_its_epoch_with_the_same_rows(fi
         assert rows_of == read_table("sweep", tmp_path / "single.parquet").to_pylist()
 
 
-def test_the_rows_of_another_recipe_are_not_used(files, tmp_path):
+def test_the_rows_of_another_recipe_are_set_aside_with_a_warning(files, tmp_path, caplog):
     Path(f"{files.checkpoint}.json").write_text('{"guard": "x", "rows": {"0.5": []}}')
     finetune(files, 0.5, str(tmp_path / "f.parquet"))
     assert read_table("sweep", tmp_path / "f.parquet").equals(read_table("sweep", files.finetuned("500000")))
+    assert caplog.messages[0].startswith(f"checkpoint {files.checkpoint}.json is set aside")
 
 
 def test_a_spectrum_that_was_interrupted_goes_on_to_the_same_file(files, tmp_path, monkeypatch):
@@ -709,7 +763,7 @@ def test_a_spectrum_that_was_interrupted_goes_on_to_the_same_file(files, tmp_pat
 
     monkeypatch.setattr(CurvatureOperator, "__matmul__", counted)
     path = tmp_path / "probe.npz"
-    with pytest.raises(SystemExit) as caught, job(tmp_path / "a.log", seed=KEY["seed"], device="cpu") as this:
+    with pytest.raises(SystemExit) as caught, job(tmp_path / "a.log", **KEY, device="cpu") as this:
         spectrum(files, "hessian", 0, str(path), this)
     assert caught.value.code == 75
     assert "stopped by SIGUSR1" in (tmp_path / "a.log").read_text()

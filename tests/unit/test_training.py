@@ -306,7 +306,7 @@ def other_labels() -> DeviceSplit:
     ],
     ids=["rate", "epochs", "l1", "seed", "images", "labels", "start", "mask", "no mask", "first", "last", "momentum"],
 )
-def test_the_checkpoint_of_another_training_is_ignored(tmp_path, change):
+def test_the_checkpoint_of_another_training_is_set_aside_with_a_warning(tmp_path, change, caplog):
     path = tmp_path / "checkpoint.pt"
     interrupt(path, mask=random_mask(network()))
     mine = {"recipe": RECIPE, "seed": 3, "train": TRAIN, "model": 0, "mask": random_mask(network()), **change}
@@ -327,11 +327,16 @@ def test_the_checkpoint_of_another_training_is_ignored(tmp_path, change):
         )
         return state(model), [record.epoch for record in calls]
 
-    assert run(path) == run(None)
+    expected = run(None)
+    assert not caplog.messages
+    assert run(path) == expected
+    assert caplog.messages == [
+        f"checkpoint {path} is set aside, and its work starts over: it belongs to other settings, inputs or versions"
+    ]
 
 
 @pytest.mark.parametrize("content", ["nothing", "half", "text", "list", "empty dictionary"])
-def test_a_corrupt_checkpoint_is_ignored(tmp_path, content):
+def test_a_corrupt_checkpoint_is_set_aside_with_a_warning(tmp_path, content, caplog):
     path = tmp_path / "checkpoint.pt"
     interrupt(path)
     if content == "half":
@@ -345,6 +350,7 @@ def test_a_corrupt_checkpoint_is_ignored(tmp_path, content):
     train(undisturbed, TRAIN, VAL, RECIPE, 3)
     assert [record.epoch for record in calls] == [1, 2, 3, 4]
     assert state(model) == state(undisturbed)
+    assert caplog.messages[0].startswith(f"checkpoint {path} is set aside")
 
 
 # --- divergence ---------------------------------------------------------------------------------------------
