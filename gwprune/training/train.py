@@ -1,4 +1,4 @@
-"""Dense training with an l1 penalty, and fine-tuning under a fixed mask, both resumable at any epoch."""
+"""Training with an l1 penalty, dense or under a fixed mask; it can be interrupted after any epoch."""
 
 from __future__ import annotations
 
@@ -71,9 +71,12 @@ class EpochRecord:
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """Learning rate of step ``step`` (from 0 over the whole training).
+    """Learning rate of one step. Warm-up and the cosine count steps, milestones count epochs.
 
-    Warm-up and the cosine count steps, milestones count epochs, as their names say.
+    Args:
+        recipe: of the training.
+        step: from 0 over the whole training.
+        steps_per_epoch: number of batches in an epoch.
     """
     warmup = recipe.warmup_epochs * steps_per_epoch
     if step < warmup:
@@ -103,18 +106,22 @@ def train(
 ) -> list[EpochRecord]:
     """Minimise cross-entropy plus ``l1 * sum |w|`` over the prunable weights by SGD, in place.
 
-    A recipe can be trained in segments. Learning rates, data order and dropout of an epoch are those that it has in
-    the whole recipe, so segments that hand over ``momentum`` end in the same bits as one training without a break.
+    A recipe can be trained in segments. An epoch has the learning rates, data order and dropout that it has in the
+    whole recipe, so segments that hand over ``momentum`` end in the same bits as one training without a break.
 
     Args:
+        model: the network, on the device of the splits; in eval mode afterwards.
+        train_split: samples to train on.
+        val_split: samples that each epoch's record is measured on.
         recipe: its ``label_smoothing`` is in the gradient alone; every reported loss is plain cross-entropy.
+        seed: of dropout and data order.
         mask: boolean (D,); weights where it is False are set to 0 and stay exactly 0.
-        checkpoint: file that is rewritten after every epoch but the last one of the segment, taken up again when it
-            is there and belongs to the same segment of the same recipe, seed, data and network, and left for the
-            caller to remove.
+        checkpoint: file that is rewritten after every epoch except the last one of the segment. When it is there and
+            belongs to the same segment of the same recipe, seed, data and network, the training goes on from it. The
+            caller removes it.
         progress: called after each epoch.
-        first_epoch: epochs of the recipe that were trained before; this call starts with the one after them.
-        last_epoch: the epoch of the recipe after which to stop; None: its last.
+        first_epoch: number of epochs of the recipe that were trained before.
+        last_epoch: epoch of the recipe after which to stop; None: its last.
         momentum: momentum buffers by the names of ``model.named_parameters()``, shaped like the parameters. Empty:
             start without. At the end it holds the buffers of the last step; entries of pruned weights are 0.
 
@@ -147,35 +154,32 @@ def train(
     precision = _precision(recipe, train_split.device)
     # Every step's l1 term goes through it: fresh memory of that size costs more than the arithmetic.
     scratch = prunable.parameters[0].new_empty(max(prunable.sizes) if recipe.l1 else 0)
-    guard = (
-        ""
-        if checkpoint is None
-        else config_hash(
-            {
-                "recipe": vars(recipe),
-                "seed": seed,
-                "names": prunable.names,
-                "arithmetic": arithmetic(train_split.device),
-                "data": digest(train_split.images, train_split.labels),
-                "start": digest(*model.state_dict().values()),
-                "mask": "" if mask is None else digest(mask),
-                "segment": [first_epoch, last_epoch],
-                "momentum": digest(*(momentum[name] for name in sorted(momentum))) if momentum else "",
-            }
-        )
-    )
-    history = _resume(checkpoint, guard, model, optimizer)
+    guard, history = "", []
+    if checkpoint is not None:
+        belongs_to = {
+            "recipe": vars(recipe),
+            "seed": seed,
+            "names": prunable.names,
+            "arithmetic": arithmetic(train_split.device),
+            "data": digest(train_split.images, train_split.labels),
+            "start": digest(*model.state_dict().values()),
+            "mask": "" if mask is None else digest(mask),
+            "segment": [first_epoch, last_epoch],
+            "momentum": digest(*(momentum[name] for name in sorted(momentum))) if momentum else "",
+        }
+        guard = config_hash(belongs_to)
+        history = _resume(checkpoint, guard, model, optimizer)
     steps_per_epoch = math.ceil(len(train_split) / recipe.batch_size)
     for epoch in range(first_epoch + len(history) + 1, last_epoch + 1):
         start = time.perf_counter()
-        # Dropout and data order of an epoch depend on (seed, epoch) alone, so a resumed run is the same run.
+        # Random numbers depend on seed and epoch alone, so that a resumed training is the same training.
         torch.manual_seed(stream_seed(seed, "epoch", epoch))
         generator = stream(seed, "order of an epoch", epoch)
         losses, seen, correct = [], 0, torch.zeros((), dtype=torch.int64, device=train_split.device)
         rate = learning_rate(recipe, (epoch - 1) * steps_per_epoch, steps_per_epoch)
         model.train()
-        if masks is not None:
-            _apply(prunable, masks)
+        if mask is not None:
+            prunable.assign(prunable.flatten() * mask.to(masks[0].device))
         for step, (inputs, labels) in enumerate(train_split.epoch(recipe.batch_size, generator, recipe.augmentation)):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, (epoch - 1) * steps_per_epoch + step, steps_per_epoch)
@@ -205,7 +209,8 @@ def train(
         )
         history.append(record)
         if checkpoint is not None and epoch < last_epoch:
-            _save(checkpoint, guard, model, optimizer, history)
+            state = {"guard": guard, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            save_tensors(checkpoint, {**state, "history": [vars(record) for record in history]})
         if progress is not None:
             progress(record)
     model.eval()
@@ -258,7 +263,7 @@ def _add_gradient(
     """Add the gradient of the mean loss over the batch, one micro-batch after the other.
 
     Returns:
-        Mean cross-entropy without smoothing, and the number of samples that were classified rightly.
+        Mean cross-entropy without smoothing, and the number of samples that were classified correctly.
     """
     pieces = math.ceil(len(labels) * recipe.accumulation / recipe.batch_size)
     if recipe.accumulation < recipe.batch_size:  # of a single sample batch normalisation has no variance
@@ -276,12 +281,6 @@ def _add_gradient(
         total = total + loss * share
         hits = hits + (output.argmax(1) == targets).sum()
     return total, hits
-
-
-def _apply(prunable: PrunableSet, masks: list[Tensor]) -> None:
-    with torch.no_grad():
-        for weight, kept in zip(prunable.parameters, masks, strict=True):
-            weight.mul_(kept)
 
 
 @torch.no_grad()
@@ -310,21 +309,9 @@ def _check_finite(losses: list[Tensor], epoch: int) -> None:
         raise DivergedError(_DIVERGED.format(epoch=epoch, step=step))
 
 
-def _save(
-    path: Path, guard: str, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[EpochRecord]
-) -> None:
-    state = {
-        "guard": guard,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "history": [vars(record) for record in history],
-    }
-    save_tensors(path, state)
-
-
-def _resume(path: Path | None, guard: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[EpochRecord]:
+def _resume(path: Path, guard: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[EpochRecord]:
     """Take up the training that a checkpoint holds; a checkpoint of another one is set aside, with a warning."""
-    if path is None or not path.exists():
+    if not path.exists():
         return []
     try:
         state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
