@@ -29,7 +29,9 @@ class Level:
     Attributes:
         sparsity: of the mask under which the level trains; the lowest magnitudes of the level before go. For a search:
             the one that the whole search ends at.
-        first_epoch, last_epoch: the epochs first_epoch + 1 .. last_epoch of a training of ``epochs`` epochs in all.
+        first_epoch: number of epochs of the training that come before those of this level.
+        last_epoch: last epoch of this level.
+        epochs: of the whole training.
         start: where the weights come from: ``"before"`` goes on with those of the level before (and its momentum),
             ``"rewound"`` takes those of the dense training after ``first_epoch`` epochs.
         begins_with: what the first level of a chain prunes: the ``"trained"`` or the ``"initial"`` network.
@@ -80,7 +82,8 @@ def gmp(target: float, epochs: Epochs, levels: int = 10, begin: float = 0.0, end
 
     Args:
         levels: prunings, evenly spread; at most one an epoch.
-        begin, end: where the rise begins and ends, as fractions of the epochs.
+        begin: where the rise begins, as a fraction of the epochs.
+        end: where it ends, likewise.
 
     Raises:
         ValueError: for a target, ``levels``, ``begin`` or ``end`` outside its range.

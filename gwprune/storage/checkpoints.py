@@ -1,4 +1,4 @@
-"""Operator-vector products on file: work that was interrupted replays them, to the same values, and goes on."""
+"""Operator-vector products on file: interrupted work reads them back, bit for bit, and goes on."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _RECORD = struct.Struct("<II")  # CRC-32 of the vector that was multiplied and o
 
 def digest(*tensors: Tensor) -> str:
     """SHA-256 of the tensors' bytes, on the CPU."""
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
 
 
 def arithmetic(device: torch.device | str) -> dict[str, str | int]:
@@ -40,26 +40,31 @@ def arithmetic(device: torch.device | str) -> dict[str, str | int]:
 
 
 def set_aside(path: str | os.PathLike, why: str = "it belongs to other settings, inputs or versions") -> None:
-    """Say in the log that a checkpoint is not used."""
+    """Say in the log that a checkpoint is not used.
+
+    Args:
+        path: of the checkpoint.
+        why: the reason.
+    """
     logger.warning("checkpoint %s is set aside, and its work starts over: %s", path, why)
 
 
 class RecordedOperator:
     """An operator whose products with single vectors are appended to a file, and read back instead of computed anew.
 
-    What follows from the products (Lanczos with reorthogonalisation, searches, early ends) is a function of them, so
-    the work as a whole is repeated from its start, at the cost of reading, and no part of it needs a checkpoint of its
-    own. A product is taken from the file only if the vector is, by its CRC, the one that was multiplied then; the
-    file's end, where a write may have been cut off, is checked in the same way. Everything else (`shape`, `gradient`,
+    All that follows from the products (Lanczos with reorthogonalisation, searches, early ends) is a function of them.
+    So interrupted work is simply repeated from its start: it reads the products that it has, and needs no other
+    checkpoint. A product is taken from the file only if its CRC says that the same vector was multiplied then. The end
+    of the file, where a write may have been cut off, is checked in the same way. Everything else (`shape`, `gradient`,
     ...) is the operator's.
 
     The file takes 4 D bytes per product of single precision.
 
     Args:
         operator: ``shape`` (D, D), ``@``, ``dtype`` and ``device`` of torch.
-        path: of the file; made when it is missing, started anew when it belongs to other work.
-        belongs_to: configuration and inputs; with another one the products are not the same.
-        written: called whenever a product was written.
+        path: of the file. It is made when missing, and started anew, with a warning, when it belongs to other work.
+        belongs_to: configuration and inputs on which the products depend.
+        written: called after each product that is written.
 
     Raises:
         OSError: naming ``path``, when it cannot be written (a full disk, say).

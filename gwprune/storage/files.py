@@ -1,4 +1,4 @@
-"""Atomic files, content hashes and provenance: what every stage that writes something shares."""
+"""Atomic files, content hashes and provenance."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _SUFFIX = ".part"
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it over ``path`` if the block succeeds.
+    """Yield a temporary path beside ``path``, and rename it to ``path`` if the block succeeds.
 
-    A reader therefore sees the old file or the complete new one, never a part. On an error the temporary file
-    is removed and the error goes on. The directory of ``path`` is made when it is missing.
+    A reader therefore sees the old file or the complete new one, never a part of it. After an error the temporary file
+    is removed. The directory of ``path`` is made when it is missing.
 
     Raises:
         OSError: naming ``path``, when the directory cannot be written, the disk is full or a quota is used up.
@@ -69,9 +69,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def remove_leftovers(path: str | os.PathLike) -> None:
-    """Remove what killed processes left of earlier attempts to write ``path``, or ``path`` with a further suffix.
+    """Remove what killed processes left of their attempts to write ``path``, or ``path`` with a further suffix.
 
-    Nothing may be writing it now.
+    No process may be writing that file now.
     """
     path = Path(path)
     for part in path.parent.glob(f".{glob.escape(path.name)}.*{_SUFFIX}"):

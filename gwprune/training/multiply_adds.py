@@ -20,7 +20,12 @@ def weight_uses(model: nn.Module, prunable: PrunableSet, input_shape: Sequence[i
     convolution's once per output pixel, padding included. Layers that share a weight add up.
 
     Args:
+        model: the network.
+        prunable: its prunable weights.
         input_shape: shape of one input without the batch axis.
+
+    Returns:
+        One number for each prunable tensor.
     """
     index = {id(weight): number for number, weight in enumerate(prunable.parameters)}
     uses = [0] * len(prunable.parameters)
