@@ -1,9 +1,17 @@
+import sys
+
+from gwprune import config as gwconfig
 from snakemake.utils import min_version
 
 min_version("9.0")
 
 # A configuration given with --configfile replaces the embedded default; single keys given with --config are laid over it.
 if not workflow.overwrite_configfiles:
+    # Our reader names the file and the line of what is wrong.
+    try:
+        gwconfig.read_file(f"{workflow.basedir}/config/config.yaml")
+    except gwconfig.ConfigError as error:
+        sys.exit(str(error))
 
     configfile: f"{workflow.basedir}/config/config.yaml"
 

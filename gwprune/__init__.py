@@ -1,7 +1,8 @@
 """gwprune: predict how sparse a trained network can be pruned, before pruning it, and prune it to check."""
 
-from importlib import import_module, metadata
-from typing import Any
+from importlib import metadata
+
+from .names import lazy
 
 _EXPORTS = {
     "curvature_operator": "curvature.operator",
@@ -19,9 +20,4 @@ try:
 except metadata.PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0"
 
-
-# Reading a table or a configuration must not cost an import of torch.
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(__name__, _EXPORTS)

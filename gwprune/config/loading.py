@@ -1,54 +1,156 @@
-"""Reading a configuration, with errors that name the key, the value and what is allowed."""
+"""Reading a configuration, with errors that name the file, the key, the value and what is allowed."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from .models import Config
-from .sections import nearest
+from ..names import nearest
+from ..options import wording
+from .models import Config, deep_merge
 
-__all__ = ["ConfigError", "load", "load_file"]
+__all__ = ["ConfigError", "load", "load_file", "load_for_workflow", "read_file", "unknown_key"]
 
 
 class ConfigError(Exception):
-    """The configuration is not valid. The message has one line per fault."""
+    """The configuration is not valid. The message is complete: it names the file and has one line per fault."""
 
 
 def load(values: Mapping[str, Any], source: str = "configuration") -> Config:
     """Validate a mapping as the typed configuration.
 
+    Args:
+        values: the configuration.
+        source: what the error message calls it.
+
     Raises:
         ConfigError: with every fault, each naming its key, the value and what is allowed.
     """
-    try:
-        return Config.model_validate(dict(values))
-    except ValidationError as error:
-        raise ConfigError(f"{source} is not valid:\n" + "\n".join(_faults(error))) from None
+    return _validated(values, values, source)
 
 
 def load_file(path: str | os.PathLike) -> Config:
-    """Read and validate a YAML file.
+    """Read and validate a YAML (or JSON) file.
 
     Raises:
-        ConfigError: naming the file, when it is missing, no YAML mapping, or not valid.
+        ConfigError: as :func:`read_file` and :func:`load`.
     """
+    return load(read_file(path), str(path))
+
+
+def load_for_workflow(config: Mapping[str, Any], configfiles: Sequence[str | os.PathLike]) -> Config:
+    """Validate the configuration that Snakemake has put together, and read its files once more, strictly.
+
+    Snakemake takes a key that stands twice at its last value, and does not know which file a value comes from.
+
+    Args:
+        config: Snakemake's ``config``: the files and, over them, the values given by ``--config``.
+        configfiles: the files, in the order in which they are laid over each other.
+
+    Raises:
+        ConfigError: naming the files; faults of values that no file holds are marked as given by ``--config``.
+    """
+    from_files: dict[str, Any] = {}
+    errors = []
+    for path in configfiles:
+        try:
+            from_files = deep_merge(from_files, read_file(path))
+        except ConfigError as error:
+            errors.append(str(error))
+    if errors:
+        raise ConfigError("\n".join(errors))
+    return _validated(
+        _typed(config, from_files), from_files, " and ".join(_shown(path) for path in configfiles) or "configuration"
+    )
+
+
+def read_file(path: str | os.PathLike) -> dict[str, Any]:
+    """Read a YAML (or JSON) file of keys, strictly.
+
+    Raises:
+        ConfigError: naming the file, and the line where there is one: when the file is missing, empty, no UTF-8, no
+            YAML or no mapping, or when a key stands twice.
+    """
+    shown = _shown(path)
     try:
-        values = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+        text = Path(path).read_bytes().decode()
+    except UnicodeDecodeError as error:
+        line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
+        raise ConfigError(f"{shown}, line {line}: byte 0x{byte:02x} is no UTF-8: save the file as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{shown} cannot be read: {error.strerror}") from None
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        twice = list(_twice(node, set()))
+        values = None if node is None or twice else loader.construct_document(node)
+    except yaml.YAMLError as error:
+        # JSON may be indented with tabs.
+        try:
+            values, twice = json.loads(text), []
+        except ValueError:
+            raise ConfigError(f"{shown}{_syntax(error)}") from None
+    finally:
+        loader.dispose()
+    if twice:
+        raise ConfigError("\n".join(f"{shown}, line {line}: {text}" for line, text in twice))
+    if values is None:
+        raise ConfigError(f"{shown} is empty: it must hold the key experiments at least")
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold a YAML mapping, found {type(values).__name__}")
-    return load(values, str(path))
+        raise ConfigError(f"{shown} must hold a mapping of keys to values, not a {type(values).__name__}")
+    return values
 
 
-def _faults(error: ValidationError) -> list[str]:
+def _shown(path: str | os.PathLike) -> str:
+    """A path as a user would write it: Snakemake makes it absolute."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def _syntax(error: yaml.YAMLError) -> str:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+    if "'\\t'" in problem:
+        problem += ": indent with spaces, not with tabs"
+    return f", line {mark.line + 1}: {problem}" if mark else f": {problem}"
+
+
+def _twice(node: yaml.Node | None, seen: set[int]) -> Iterator[tuple[int, str]]:
+    """(line, what is wrong) of every key that stands twice in its mapping."""
+    if id(node) in seen:  # an alias
+        return
+    seen.add(id(node))
+    children = []
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            children.append(value)
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    yield line, f"key {key.value!r} stands there once more, first in line {lines[key.value]}"
+                lines.setdefault(key.value, line)
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    for child in children:
+        yield from _twice(child, seen)
+
+
+def _validated(values: Mapping[str, Any], from_files: Mapping[str, Any], source: str) -> Config:
+    try:
+        return Config.model_validate(dict(values))
+    except ValidationError as error:
+        faults = _faults(error, values, from_files)
+        raise ConfigError(f"{source} is not valid:\n" + "\n".join(faults)) from None
+
+
+def _faults(error: ValidationError, values: Mapping[str, Any], from_files: Mapping[str, Any]) -> list[str]:
     faults: dict[tuple, str] = {}
     for item in error.errors(include_url=False):
         location = item["loc"]
@@ -57,16 +159,46 @@ def _faults(error: ValidationError) -> list[str]:
         if location[:1] == ("experiments",) and (location[2:], item["msg"], shown) in faults:
             continue
         key = ".".join(str(part) for part in location) or "top level"
-        text = item["msg"].removeprefix("Value error, ")
+        text = wording(item)
         if item["type"] == "extra_forbidden":
-            allowed = list(_section(location[:-1]).model_fields)
-            text = f"unknown key; allowed: {', '.join(allowed)}{nearest(location[-1], allowed)}"
-        elif item["type"] not in ("value_error", "missing"):
-            text += f", got {item['input']!r}"
-            if item["type"] == "literal_error":
-                text += nearest(item["input"], re.findall(r"'(\w+)'", item["ctx"]["expected"]))
+            text = unknown_key(str(location[-1]), item["input"], _section(location[:-1]))
+        if _at(values, location) != _at(from_files, location):
+            text += " (given by --config)"
         faults[location, item["msg"], shown] = f"  {key}: {text}"
     return list(faults.values())
+
+
+def unknown_key(key: str, value: Any, section: type[BaseModel]) -> str:
+    """What an error says about a key that ``section`` does not have; ``training.epochs`` gets its proper form."""
+    allowed = list(section.model_fields)
+    first, _, rest = key.partition(".")
+    if rest and first in allowed:
+        nested = f"{{{rest.replace('.', ': {')}: {value}{'}' * (rest.count('.') + 1)}"
+        return f"dots do not reach into a section; write {first}: {nested}, with --config '{first}={nested}'"
+    return f"unknown key; allowed: {', '.join(allowed)}{nearest(key, allowed)}"
+
+
+def _typed(values: Any, from_files: Any) -> Any:
+    """``values`` with the numbers and truth values of ``--config``, which Snakemake leaves as texts in a mapping."""
+    if isinstance(values, Mapping):
+        below = from_files if isinstance(from_files, Mapping) else {}
+        return {key: _typed(value, below.get(key)) for key, value in values.items()}
+    if values == from_files or not isinstance(values, list | str):
+        return values
+    if isinstance(values, list):
+        return [_typed(value, None) for value in values]
+    parsed = yaml.safe_load(values) if re.fullmatch(r"true|false|null|-?\d[-+\d.e]*", values) else values
+    return values if isinstance(parsed, dict | list) else parsed
+
+
+def _at(values: Any, location: tuple) -> Any:
+    """What stands at a key's location, or at the last part of the way to it that there is."""
+    for part in location:
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            break
+    return values
 
 
 def _section(location: tuple) -> type[BaseModel]:
@@ -75,7 +207,7 @@ def _section(location: tuple) -> type[BaseModel]:
     def inner(annotation: Any) -> type[BaseModel] | None:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             return annotation
-        return next((found for part in get_args(annotation) if (found := inner(part))), None)
+        return next((model for part in get_args(annotation) if (model := inner(part))), None)
 
     section: type[BaseModel] = Config
     for part in location:

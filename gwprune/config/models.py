@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from .. import datasets, models, pruning
+from ..options import wording
 from .sections import (
     Criteria,
     FineTuning,
@@ -32,7 +34,8 @@ class Dataset(Named):
     options: dict[str, Any] = Field(
         default={},
         description="`validation_fraction` (of the training part, 0.1), `split_seed` (0), `image_size` (pixels),"
-        " `channels` (3 repeats grey), `train_limit` (keep so many training images)",
+        " `channels` (3 repeats grey), `train_limit` (keep so many training images); of `image_folder` also `path`, the"
+        " root of the tree",
     )
 
     @model_validator(mode="after")
@@ -100,23 +103,55 @@ class Experiment(Settings):
                 f"fine_tuning.methods holds {', '.join(missing)}, which pruning.methods does not; allowed:"
                 f" {', '.join(self.pruning.methods)}, or [] for no fine-tuning"
             )
-        dense = self.training.epochs
+        dense, sparse = self.training.epochs, self.sparse_training
         if self.fine_tuning.rewinding != "none" and self.fine_tuning.epochs > dense:
             raise ValueError(
                 f"fine_tuning.rewinding goes back fine_tuning.epochs = {self.fine_tuning.epochs} epochs, but"
                 f" dense training has training.epochs = {dense}"
             )
-        for name in self.sparse_training.methods:
-            method = pruning.METHODS[name]
+        for name in ("fine_tuning", "sparse_training"):
+            section = getattr(self, name)
+            if section.methods and not section.sparsities:
+                raise ValueError(f"{name}.sparsities is empty: list some, or set {name}.methods to []")
+        for name in sparse.methods:
+            method = pruning.method_of(name)
             if method.when == "trained" and name not in self.pruning.methods:
                 raise ValueError(
                     f"sparse_training.methods holds {name}, a ranking of the trained network: list it in"
                     " pruning.methods too"
                 )
             if method.when == "iterative":
-                for sparsity in self.sparse_training.sparsities:
-                    method.function(sparsity, self.epochs, **self.sparse_training.options.get(name, {}))
+                for sparsity in sparse.sparsities:
+                    if not method.function(sparsity, self.epochs, **sparse.options.get(name, {})):
+                        raise ValueError(f"sparse_training: method {name} has no level for sparsity {sparsity}")
+        if sparse.methods:
+            self._fits_sparse_training()
+        self._fits_images()
         return self
+
+    def _fits_sparse_training(self) -> None:
+        """Dense training's recipe over the epochs of sparse training is a recipe too."""
+        try:
+            Training.model_validate(self.training.model_dump() | {"epochs": self.epochs.sparse})
+        except ValidationError as error:
+            texts = "; ".join(wording(fault) for fault in error.errors())
+            raise ValueError(f"sparse_training has {self.epochs.sparse} epochs of section training: {texts}") from None
+
+    def _fits_images(self) -> None:
+        """Refuse batches that the data set cannot fill, where its size is known before its files are read."""
+        images = datasets.training_images(self.dataset.name, self.dataset.options)
+        if images is None:
+            return
+        tuned = self.fine_tuning.methods and self.fine_tuning.rewinding == "none"
+        for name in ("training", "fine_tuning") if tuned else ("training",):
+            size = getattr(self, name).batch_size
+            if size > images:
+                raise ValueError(f"{name}.batch_size is {size}, but there are {images} training images")
+        if "batch_std" in self.epsilon and self.training.batch_size == images:
+            raise ValueError(
+                f"epsilon rule 'batch_std' needs two batches or more, but training.batch_size = {images} holds all"
+                " training images"
+            )
 
     @property
     def epochs(self) -> pruning.Epochs:
@@ -131,7 +166,7 @@ class Experiment(Settings):
         return self.name or re.sub(r"[^A-Za-z0-9_]+", "_", f"{self.dataset.name}_{self.network.name}")
 
 
-class Job(Strict):
+class JobResources(Strict):
     """What one job of a stage asks of the machine; memory and run time grow with each retry."""
 
     threads: int = Field(default=1, ge=1, description="processor threads")
@@ -139,35 +174,60 @@ class Job(Strict):
     runtime: int = Field(default=30, ge=1, description="run time limit, minutes")
 
 
+def _for(description: str, **asked: int) -> Any:
+    return Field(default=JobResources(**asked), description=description)
+
+
 class Resources(Strict):
     """Resources of each kind of job."""
 
-    prepare: Job = Field(default=Job(), description="reading a data set")
-    train: Job = Field(default=Job(mem_mb=3000, runtime=240), description="dense training")
-    spectrum: Job = Field(default=Job(mem_mb=8000, runtime=240), description="Lanczos, quadratic model")
-    sweep: Job = Field(default=Job(mem_mb=3000, runtime=120), description="rankings and one-shot sweeps")
-    finetune: Job = Field(default=Job(mem_mb=3000, runtime=120), description="fine-tuning")
-    sparse_training: Job = Field(
-        default=Job(mem_mb=3000, runtime=240), description="training of sparse networks, levels of iterative methods"
+    prepare: JobResources = _for("reading a data set")
+    train: JobResources = _for("dense training", mem_mb=3000, runtime=240)
+    spectrum: JobResources = _for("Lanczos, quadratic model", mem_mb=8000, runtime=240)
+    sweep: JobResources = _for("rankings and one-shot sweeps", mem_mb=3000, runtime=120)
+    finetune: JobResources = _for("fine-tuning", mem_mb=3000, runtime=120)
+    sparse_training: JobResources = _for(
+        "training of sparse networks, levels of iterative methods", mem_mb=3000, runtime=240
     )
-    tables: Job = Field(default=Job(), description="width curves, tables, figures")
+    tables: JobResources = _for("width curves, tables, figures")
+
+
+def _seeds(value: Any) -> Any:
+    """The seeds as a list; a text that looks like a range or a list is answered with how to write one."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\d+(\s*(-|:|,|;|\.\.|to|\s)\s*\d+)+\s*", value):
+        numbers = [int(number) for number in re.findall(r"\d+", value)]
+        if len(numbers) == 2 and not re.search("[,;]", value) and numbers[0] < numbers[1]:
+            numbers = list(range(numbers[0], numbers[1] + 1))
+        listed = str(numbers) if len(numbers) <= 10 else f"[{numbers[0]}, {numbers[1]}, ..., {numbers[-1]}]"
+        raise ValueError(f"seeds are a list, here {listed}; got {value!r}")
+    return as_list(value)
 
 
 class Config(Settings):
     """The whole configuration."""
 
     experiments: list[Experiment] = Field(min_length=1, description="networks on data sets; a list of mappings")
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], BeforeValidator(as_list)] = Field(
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], BeforeValidator(_seeds)] = Field(
         default=[0], min_length=1, description="sweep: seeds of initialisation, data order and probes"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="`auto`: CUDA when present; `cpu`: no job asks for a GPU"
     )
-    results: str = Field(default="results", min_length=1, description="directory of all outputs")
+    results: str = Field(default="results", min_length=1, description="directory of all outputs; `~` is your home")
     data_dir: str = Field(default="data", min_length=1, description="directory of downloaded data sets")
     resources: Resources = Field(default=Resources(), description="what the jobs of each stage ask for")
 
     _unique_seeds = field_validator("seeds")(unique)
+
+    @field_validator("results")
+    @classmethod
+    def _directory(cls, value: str) -> str:
+        if set("{}") & set(value):
+            raise ValueError(f"braces would be wildcards of the workflow's files, got {value!r}")
+        directory = os.path.expanduser(value)
+        if directory.startswith("~"):
+            raise ValueError(f"no home directory is known for {value!r}")
+        return directory
 
     @model_validator(mode="before")
     @classmethod

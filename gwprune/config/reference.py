@@ -10,7 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from ..storage.files import atomic_path
 from ..tables.schemas import documentation
-from .models import SECTIONS, Config, Dataset, Experiment, Job, Network, Strict
+from .models import SECTIONS, Config, Dataset, Experiment, JobResources, Network, Strict
 
 __all__ = ["key_reference", "schema_text", "update"]
 
@@ -89,9 +89,9 @@ def key_reference() -> str:
     lines += ["## `resources`", "", "Memory and run time are multiplied by the number of the attempt.", ""]
     lines += ["| key | for | `threads` | `mem_mb` | `runtime` |", "| --- | --- | --- | --- | --- |"]
     for name, field in type(resources).model_fields.items():
-        job: Job = getattr(resources, name)
+        job: JobResources = getattr(resources, name)
         lines.append(f"| `{name}` | {field.description} | {job.threads} | {job.mem_mb} | {job.runtime} |")
-    return "\n".join([*lines, "", *_rows(Job), ""])
+    return "\n".join([*lines, "", *_rows(JobResources), ""])
 
 
 def _between(text: str, generated: str, path: Path) -> str:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from ..pruning import METHODS, Level
+from ..pruning import method_of
+from ..pruning.iterative import Level
 from ..storage.files import config_hash
 from .models import Config, Experiment
 from .sections import PPM
@@ -97,17 +98,17 @@ class Run:
     def masked_methods(self) -> list[str]:
         """Methods and controls of section `sparse_training` that train on a given mask."""
         section = self.experiment.sparse_training
-        plain = [name for name in section.methods if METHODS[name].when != "iterative"]
+        plain = [name for name in section.methods if method_of(name).when != "iterative"]
         return [*plain, *(f"{name}_{control}" for name in section.methods for control in section.controls)]
 
     def iterative_methods(self) -> list[str]:
         """Methods of section `sparse_training` that are chains of levels."""
-        return [name for name in self.experiment.sparse_training.methods if METHODS[name].when == "iterative"]
+        return [name for name in self.experiment.sparse_training.methods if method_of(name).when == "iterative"]
 
     def chain(self, method: str, sparsity: float) -> list[Node]:
         """Jobs of an iterative method up to a sparsity; chains that begin alike share them."""
         options = self.experiment.sparse_training.options.get(method, {})
-        levels = METHODS[method].function(sparsity, self.experiment.epochs, **options)
+        levels = method_of(method).function(sparsity, self.experiment.epochs, **options)
         names = [
             f"{sparsity_token(level.sparsity)}-{number:02d}-{_hash_of(levels[:number])}"
             for number, level in enumerate(levels, 1)

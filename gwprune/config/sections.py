@@ -4,13 +4,14 @@ Defaults and descriptions stand here; schema and reference are generated from th
 
 from __future__ import annotations
 
-import difflib
 import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator, model_validator
 
 from .. import pruning
+from ..names import choice
+from ..options import defaults
 from ..tables.thresholds import plain
 
 __all__ = [
@@ -24,26 +25,11 @@ __all__ = [
     "Strict",
     "Training",
     "as_list",
-    "choice",
     "epsilon_rule",
-    "nearest",
     "unique",
 ]
 
 PPM = 1_000_000  # sparsities are whole parts per million, so that file names hold integers
-
-
-def nearest(value: Any, allowed: list[str]) -> str:
-    """``; did you mean 'x'?`` or nothing."""
-    match = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
-
-
-def choice(what: str, value: str, allowed: list[str]) -> str:
-    """``value`` if it is allowed; a ValueError that names it, what is allowed and the nearest match otherwise."""
-    if value not in allowed:
-        raise ValueError(f"{value!r} is no {what}; allowed: {', '.join(allowed)}{nearest(value, allowed)}")
-    return value
 
 
 def as_list(value: Any) -> Any:
@@ -130,6 +116,9 @@ class Optimisation(Strict):
             raise ValueError("nesterov needs a momentum above 0")
         if self.batch_size % self.accumulation:
             raise ValueError(f"accumulation {self.accumulation} does not divide batch_size, {self.batch_size}")
+        late = [milestone for milestone in self.milestones if milestone >= self.epochs]
+        if self.schedule == "multistep" and late:
+            raise ValueError(f"milestone {late[0]} is not before the end of the training, epochs = {self.epochs}")
         return self
 
 
@@ -207,20 +196,25 @@ Sparsities = Annotated[
 
 def _options_of(*when: str) -> str:
     return "; ".join(
-        f"`{name}`: " + ", ".join(f"`{option}` ({default})" for option, default in method.options.items())
+        f"`{name}`: " + ", ".join(f"`{option}` ({value})" for option, value in defaults(method.options).items())
         for name, method in pruning.METHODS.items()
-        if method.when in when and method.options
+        if method.when in when and method.options.model_fields
     )
 
 
-def _method_options(values: dict[str, dict[str, Any]], allowed: list[str]) -> dict[str, dict[str, Any]]:
+def _listed(*when: str) -> str:
+    return ", ".join(f"`{name}`" for name in pruning.names(*when))
+
+
+_YOUR_OWN = "your own as `module:function`"
+
+
+def _check_options(values: dict[str, dict[str, Any]], allowed: list[str], when: tuple[str, ...]) -> None:
     for name, options in values.items():
-        known = pruning.METHODS[choice("pruning method", name, allowed)].options
-        for option in options:
-            if not known:
-                raise ValueError(f"{name}: the method has no options")
-            choice(f"option of method {name}", option, list(known))
-    return values
+        method = pruning.method_of(name)
+        if method.when not in when:
+            choice("pruning method of this section", name, allowed)
+        method.check_options(options)
 
 
 class Pruning(Strict):
@@ -229,7 +223,7 @@ class Pruning(Strict):
     methods: Annotated[list[str], BeforeValidator(as_list)] = Field(
         default=["magnitude"],
         min_length=1,
-        description="sweep: " + ", ".join(f"`{name}`" for name in pruning.names("trained")),
+        description=f"sweep: {_listed('trained')}, or {_YOUR_OWN}",
     )
     options: dict[str, dict[str, Any]] = Field(
         default={},
@@ -248,19 +242,19 @@ class Pruning(Strict):
     @field_validator("methods")
     @classmethod
     def _known(cls, values: list[str]) -> list[str]:
-        allowed = pruning.names("trained")
-        elsewhere = [value for value in values if value in pruning.names() and value not in allowed]
+        elsewhere = [value for value in values if pruning.method_of(value).when not in ("trained", "any")]
         if elsewhere:
             raise ValueError(
                 f"{', '.join(elsewhere)} does not rank a trained network: list it in sparse_training.methods; allowed"
-                f" here: {', '.join(allowed)}"
+                f" here: {', '.join(pruning.names('trained'))}"
             )
-        return unique([choice("pruning method", value, allowed) for value in values])
+        return unique(values)
 
     @field_validator("options")
     @classmethod
     def _known_options(cls, values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        return _method_options(values, pruning.names("trained"))
+        _check_options(values, pruning.names("trained"), ("trained", "any"))
+        return values
 
     @field_validator("sparsities")
     @classmethod
@@ -298,11 +292,8 @@ class SparseTraining(Strict):
 
     methods: Annotated[list[str], BeforeValidator(as_list)] = Field(
         default=[],
-        description="sweep: at initialisation "
-        + ", ".join(f"`{name}`" for name in pruning.names("initialisation"))
-        + "; iterative "
-        + ", ".join(f"`{name}`" for name in pruning.names("iterative"))
-        + "; or a method of section `pruning`, whose mask of the trained network is trained from the start",
+        description=f"sweep: at initialisation {_listed('initialisation')}; iterative {_listed('iterative')}; or a"
+        f" method of section `pruning`, whose mask of the trained network is trained from the start; or {_YOUR_OWN}",
     )
     sparsities: Sparsities = Field(default=[0.8, 0.9, 0.95, 0.98, 0.99], description="sweep: sparsities")
     epochs: int | None = Field(
@@ -326,19 +317,32 @@ class SparseTraining(Strict):
     @field_validator("methods")
     @classmethod
     def _known(cls, values: list[str]) -> list[str]:
-        return unique([choice("pruning method", value, pruning.names()) for value in values])
+        for value in values:
+            pruning.method_of(value)
+        return unique(values)
 
     @field_validator("options")
     @classmethod
     def _known_options(cls, values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        allowed = [name for name in pruning.names() if pruning.METHODS[name].when != "trained"]
-        return _method_options(values, allowed)
+        when = ("initialisation", "any", "iterative")
+        _check_options(values, [*pruning.names("initialisation"), *pruning.names("iterative")], when)
+        return values
+
+    @model_validator(mode="after")
+    def _one_control_once(self) -> SparseTraining:
+        if "magnitude" in self.methods and "layerwise_shuffle" in self.controls:
+            raise ValueError(
+                "control layerwise_shuffle of method magnitude has the masks of method random_matched: list"
+                " random_matched in pruning.methods and in sparse_training.methods instead (other methods may be"
+                " shuffled in an experiment without magnitude in sparse_training.methods)"
+            )
+        return self
 
 
 class Criteria(Strict):
     """What the pruned network must still meet, beside the loss and objective tolerance of every epsilon rule."""
 
-    accuracy_drop: Annotated[list[Annotated[float, Field(gt=0)]], BeforeValidator(as_list)] = Field(
+    accuracy_drop: Annotated[list[Annotated[float, Field(gt=0, lt=100)]], BeforeValidator(as_list)] = Field(
         default=[1.0], description="allowed drop of the validation accuracy, percentage points"
     )
 

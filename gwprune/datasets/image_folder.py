@@ -47,10 +47,10 @@ def _part(folder: Path, index_of: dict[str, int], image_size: int) -> Part:
     return Part(np.array(labels, dtype=np.int64), fetch)
 
 
-def load_image_folder(data_dir: Path, image_size: int | None) -> Loaded:
-    """Read the tree ``data_dir``; images become RGB squares of ``image_size`` (aspect ratio not kept).
+def load_image_folder(root: Path, image_size: int | None) -> Loaded:
+    """Read the tree ``root``; images become RGB squares of ``image_size`` (aspect ratio not kept).
 
-    The test split is data_dir/test, else data_dir/val, else None. With both, data_dir/val is not used.
+    The test split is root/test, else root/val, else None. With both, root/val is not used.
 
     Raises:
         DataError: naming the folder or file that is missing, empty or not decodable.
@@ -58,12 +58,12 @@ def load_image_folder(data_dir: Path, image_size: int | None) -> Loaded:
     """
     if image_size is None:
         raise ValueError("image_folder needs image_size, for images of a tree may differ in size")
-    train = data_dir / "train"
+    train = root / "train"
     if not train.is_dir():
         raise DataError(f"{train}: no such folder; image_folder expects {train}/<class>/<image files>")
     names = [folder.name for folder in _class_folders(train)]
     index_of = {name: index for index, name in enumerate(names)}
-    test = next((data_dir / name for name in ("test", "val") if (data_dir / name).is_dir()), None)
+    test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     return Loaded(
         _part(train, index_of, image_size),
         None if test is None else _part(test, index_of, image_size),

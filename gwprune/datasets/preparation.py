@@ -26,6 +26,7 @@ def prepare(
     image_size: int | None = None,
     channels: int | None = None,
     train_limit: int | None = None,
+    path: str | os.PathLike | None = None,
 ) -> ImageData:
     """Load a data set, fetching it when missing, and divide it into 'train', 'val' and 'test'.
 
@@ -35,12 +36,13 @@ def prepare(
 
     Args:
         name: one of ``names()``.
-        data_dir: directory of downloads; for image_folder the root of the tree.
+        data_dir: directory of downloads.
         validation_fraction: share of the training part that becomes 'val'.
         split_seed: seed of every choice made here.
         image_size: resize to this height and width in pixels, bilinear with antialiasing; None: as they are.
         channels: 3 repeats the channel of grey images; None: as they are.
         train_limit: keep a stratified choice of so many samples of the training part, before 'val' is taken.
+        path: for image_folder alone, the root of the tree.
 
     Raises:
         ValueError: for a name or an option that is not allowed.
@@ -53,10 +55,11 @@ def prepare(
         "channels": channels,
         "train_limit": train_limit,
     }
+    if path is not None:
+        options["path"] = os.fspath(path)
     validate(name, options)
-    spec = DATASETS[name]
-    data_dir = Path(data_dir).expanduser()
-    loaded = spec.load(data_dir, image_size)
+    folder = Path(path or data_dir).expanduser()
+    loaded = DATASETS[name].load(folder, image_size)
     try:
         chosen = split_indices(
             loaded.train.labels,
@@ -66,7 +69,7 @@ def prepare(
             train_limit=train_limit,
         )
     except ValueError as error:
-        raise DataError(f"{name} in {data_dir}: {error}") from error
+        raise DataError(f"{name} in {folder}: {error}") from error
 
     def finished(images: Tensor) -> Tensor:
         if image_size is not None:

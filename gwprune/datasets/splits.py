@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ..streams import numpy_stream
+from .sizes import split_sizes
 
-__all__ = ["TEST_FRACTION", "split_indices", "stratified_choice"]
-
-#: Drawn as test split from data sets that have none of their own.
-TEST_FRACTION = 0.2
+__all__ = ["split_indices", "stratified_choice"]
 
 
 def stratified_choice(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -33,10 +31,6 @@ def stratified_choice(labels: np.ndarray, count: int, rng: np.random.Generator) 
     return np.sort(np.concatenate(chosen))
 
 
-def _rounded(fraction: float, count: int) -> int:
-    return max(1, int(fraction * count + 0.5))
-
-
 def split_indices(
     labels: np.ndarray,
     *,
@@ -52,29 +46,27 @@ def split_indices(
 
     Args:
         labels: (N,) class of each sample of the training part.
-        validation_fraction: share of 'val' in 'train' + 'val', at least one sample.
-        draw_test: take ``TEST_FRACTION`` of all as 'test'; otherwise there is no such key.
+        validation_fraction: see :func:`split_sizes`, which says how many samples each split gets.
+        split_seed: seed of every choice made here.
+        draw_test: take a share of all as 'test'; otherwise there is no such key.
         train_limit: samples of 'train' + 'val' together, a stratified choice; None or too many: all.
 
     Raises:
         ValueError: when there are too few samples for each split to have one.
     """
 
+    sizes = split_sizes(
+        len(labels), validation_fraction=validation_fraction, draw_test=draw_test, train_limit=train_limit
+    )
     pool = np.arange(len(labels))
     result: dict[str, np.ndarray] = {}
     if draw_test:
-        count = _rounded(TEST_FRACTION, len(pool))
-        result["test"] = stratified_choice(labels, count, numpy_stream(split_seed, "test split"))
+        result["test"] = stratified_choice(labels, sizes["test"], numpy_stream(split_seed, "test split"))
         pool = np.setdiff1d(pool, result["test"], assume_unique=True)
-    if train_limit is not None and train_limit < len(pool):
-        pool = pool[stratified_choice(labels[pool], train_limit, numpy_stream(split_seed, "train limit"))]
-    held_out = _rounded(validation_fraction, len(pool))
-    if held_out >= len(pool):
-        raise ValueError(
-            f"{len(pool)} samples cannot be divided into training and validation samples with "
-            f"validation_fraction = {validation_fraction}"
-        )
-    val = pool[stratified_choice(labels[pool], held_out, numpy_stream(split_seed, "validation split"))]
+    limit = sizes["train"] + sizes["val"]
+    if limit < len(pool):
+        pool = pool[stratified_choice(labels[pool], limit, numpy_stream(split_seed, "train limit"))]
+    val = pool[stratified_choice(labels[pool], sizes["val"], numpy_stream(split_seed, "validation split"))]
     train = np.setdiff1d(pool, val, assume_unique=True)
     order = numpy_stream(split_seed, "order of splits")
     return result | {"train": order.permutation(train), "val": order.permutation(val)}

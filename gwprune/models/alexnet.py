@@ -6,15 +6,13 @@ from collections import OrderedDict
 
 from torch import nn
 
-from .checks import Probability, Shape, require_size
+from .checks import Shape, require_size
 from .initialisation import he_normal
-from .registry import register
 
 __all__ = ["alexnet"]
 
 
-@register
-def alexnet(input_shape: Shape, classes: int, dropout: Probability = 0.0) -> nn.Module:
+def alexnet(input_shape: Shape, classes: int, dropout: float = 0.0) -> nn.Module:
     """AlexNet in its common CIFAR form: (N, C, H, W) -> (N, classes), H and W at least 32.
 
     The channels and the 4096-4096 classifier of "One weird trick" (Krizhevsky 2014, arXiv 1404.5997, the

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from .checks import Flag, Shape, Sizes
+from .checks import Shape
 from .initialisation import he_normal
-from .registry import register
 
 __all__ = ["fc", "fc5", "fc12"]
 
@@ -17,8 +16,7 @@ FC5_HIDDEN = (1000, 600, 300, 100)
 FC12_HIDDEN = (1000, 900, 800, 750, 700, 650, 600, 500, 400, 200, 100)
 
 
-@register
-def fc(input_shape: Shape, classes: int, hidden: Sizes = (300, 100), batch_norm: Flag = False) -> nn.Module:
+def fc(input_shape: Shape, classes: int, hidden: Sequence[int] = (300, 100), batch_norm: bool = False) -> nn.Module:
     """Flatten, then linear layers with ReLU between them: (N, C, H, W) -> (N, classes).
 
     The default is LeNet-300-100 (LeCun et al., Gradient-based learning applied to document recognition,
@@ -34,14 +32,12 @@ def fc(input_shape: Shape, classes: int, hidden: Sizes = (300, 100), batch_norm:
     return _perceptron(input_shape, classes, hidden, batch_norm)
 
 
-@register
-def fc5(input_shape: Shape, classes: int, batch_norm: Flag = False) -> nn.Module:
+def fc5(input_shape: Shape, classes: int, batch_norm: bool = False) -> nn.Module:
     """FC5: hidden layers 1000-600-300-100; see `fc`. D = 1,595,000 for 784 inputs and 10 classes."""
     return _perceptron(input_shape, classes, FC5_HIDDEN, batch_norm)
 
 
-@register
-def fc12(input_shape: Shape, classes: int, batch_norm: Flag = False) -> nn.Module:
+def fc12(input_shape: Shape, classes: int, batch_norm: bool = False) -> nn.Module:
     """FC12: hidden layers 1000-900-800-750-700-650-600-500-400-200-100; see `fc`."""
     return _perceptron(input_shape, classes, FC12_HIDDEN, batch_norm)
 

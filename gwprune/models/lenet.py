@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
-from .checks import Pair, Shape, Size, Sizes, require_size
-from .registry import register
+from .checks import Shape, require_size
 
 __all__ = ["cnn", "lenet5"]
 
 
-@register
-def lenet5(input_shape: Shape, classes: int, channels: Pair = (16, 32)) -> nn.Module:
+def lenet5(input_shape: Shape, classes: int, channels: tuple[int, int] = (16, 32)) -> nn.Module:
     """LeNet-5 with ReLU and max pooling: (N, C, H, W) -> (N, classes), H and W at least 12.
 
     Two 5x5 convolutions (the first with padding 2, as LeCun et al. 1998 pad 28x28 to 32x32; the second
@@ -47,8 +47,7 @@ def lenet5(input_shape: Shape, classes: int, channels: Pair = (16, 32)) -> nn.Mo
     )
 
 
-@register
-def cnn(input_shape: Shape, classes: int, channels: Sizes = (16, 32), hidden: Size = 64) -> nn.Module:
+def cnn(input_shape: Shape, classes: int, channels: Sequence[int] = (16, 32), hidden: int = 64) -> nn.Module:
     """A small convolutional network for tiny images such as 8x8: (N, C, H, W) -> (N, classes), any H and W.
 
     Per entry of ``channels`` a 3x3 convolution (padding 1), ReLU and, while both sides have at least 2

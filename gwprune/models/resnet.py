@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from torch import Tensor, nn
 
-from .checks import Choice, Positive, Shape, require_size, scaled
+from .checks import Shape, require_size, scaled
 from .initialisation import he_normal
-from .registry import register
 
 __all__ = ["BasicBlock", "Bottleneck", "ResNet", "initialise", "resnet18", "resnet34", "resnet50"]
-
-Stem = Annotated[str, Choice("auto", "cifar", "imagenet")]
 
 CIFAR_STEM_UP_TO = 64
 """``stem="auto"`` takes the CIFAR stem for inputs of up to this many pixels, so for Tiny ImageNet too."""
@@ -128,8 +123,7 @@ def initialise(network: nn.Module) -> None:
             he_normal(module, mode="fan_out")
 
 
-@register
-def resnet18(input_shape: Shape, classes: int, stem: Stem = "auto", width: Positive = 1.0) -> nn.Module:
+def resnet18(input_shape: Shape, classes: int, stem: str = "auto", width: float = 1.0) -> nn.Module:
     """ResNet-18: (N, C, H, W) -> (N, classes); 11,173,962 parameters for (3, 32, 32) and 10 classes.
 
     Initialisation of torchvision: He normal (fan_out) convolutions, unit batch normalisation, default linear.
@@ -146,14 +140,12 @@ def resnet18(input_shape: Shape, classes: int, stem: Stem = "auto", width: Posit
     return _resnet("resnet18", BasicBlock, (2, 2, 2, 2), input_shape, classes, stem, width)
 
 
-@register
-def resnet34(input_shape: Shape, classes: int, stem: Stem = "auto", width: Positive = 1.0) -> nn.Module:
+def resnet34(input_shape: Shape, classes: int, stem: str = "auto", width: float = 1.0) -> nn.Module:
     """ResNet-34; arguments, stems and initialisation as `resnet18`."""
     return _resnet("resnet34", BasicBlock, (3, 4, 6, 3), input_shape, classes, stem, width)
 
 
-@register
-def resnet50(input_shape: Shape, classes: int, stem: Stem = "auto", width: Positive = 1.0) -> nn.Module:
+def resnet50(input_shape: Shape, classes: int, stem: str = "auto", width: float = 1.0) -> nn.Module:
     """ResNet-50 (bottleneck blocks); arguments, stems and initialisation as `resnet18`."""
     return _resnet("resnet50", Bottleneck, (3, 4, 6, 3), input_shape, classes, stem, width)
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .checks import Choice, Shape, Size, require_size
-from .registry import register
+from .checks import Shape, require_size
 from .resnet import BasicBlock, initialise
 
 __all__ = ["CifarResNet", "IdentityPadding", "resnet20", "resnet32", "resnet56"]
-
-Shortcut = Annotated[str, Choice("A", "B")]
 
 
 class IdentityPadding(nn.Module):
@@ -70,8 +65,7 @@ def _stage(blocks: int, inputs: int, channels: int, shortcut: str) -> nn.Sequent
     return nn.Sequential(BasicBlock(inputs, channels, 2, change), *rest)
 
 
-@register
-def resnet20(input_shape: Shape, classes: int, shortcut: Shortcut = "A", width: Size = 16) -> nn.Module:
+def resnet20(input_shape: Shape, classes: int, shortcut: str = "A", width: int = 16) -> nn.Module:
     """ResNet-20: (N, C, H, W) -> (N, classes), H and W at least 4.
 
     269,722 parameters for (3, 32, 32) and 10 classes (0.27M in the paper). He normal (fan_out) convolutions
@@ -88,14 +82,12 @@ def resnet20(input_shape: Shape, classes: int, shortcut: Shortcut = "A", width: 
     return _cifar_resnet("resnet20", 3, input_shape, classes, shortcut, width)
 
 
-@register
-def resnet32(input_shape: Shape, classes: int, shortcut: Shortcut = "A", width: Size = 16) -> nn.Module:
+def resnet32(input_shape: Shape, classes: int, shortcut: str = "A", width: int = 16) -> nn.Module:
     """ResNet-32, 464,154 parameters; see `resnet20`."""
     return _cifar_resnet("resnet32", 5, input_shape, classes, shortcut, width)
 
 
-@register
-def resnet56(input_shape: Shape, classes: int, shortcut: Shortcut = "A", width: Size = 16) -> nn.Module:
+def resnet56(input_shape: Shape, classes: int, shortcut: str = "A", width: int = 16) -> nn.Module:
     """ResNet-56, 853,018 parameters; see `resnet20`."""
     return _cifar_resnet("resnet56", 9, input_shape, classes, shortcut, width)
 

@@ -6,9 +6,8 @@ from collections import OrderedDict
 
 from torch import nn
 
-from .checks import Flag, Positive, Shape, require_size, scaled
+from .checks import Shape, require_size, scaled
 from .initialisation import he_normal
-from .registry import register
 
 __all__ = ["vgg11", "vgg13", "vgg16", "vgg19"]
 
@@ -21,20 +20,17 @@ DEPTHS = {
 }
 
 
-@register
-def vgg11(input_shape: Shape, classes: int, batch_norm: Flag = True, width: Positive = 1.0) -> nn.Module:
+def vgg11(input_shape: Shape, classes: int, batch_norm: bool = True, width: float = 1.0) -> nn.Module:
     """VGG-11 (configuration A), see `vgg16`."""
     return _vgg("vgg11", input_shape, classes, batch_norm, width)
 
 
-@register
-def vgg13(input_shape: Shape, classes: int, batch_norm: Flag = True, width: Positive = 1.0) -> nn.Module:
+def vgg13(input_shape: Shape, classes: int, batch_norm: bool = True, width: float = 1.0) -> nn.Module:
     """VGG-13 (configuration B), see `vgg16`."""
     return _vgg("vgg13", input_shape, classes, batch_norm, width)
 
 
-@register
-def vgg16(input_shape: Shape, classes: int, batch_norm: Flag = True, width: Positive = 1.0) -> nn.Module:
+def vgg16(input_shape: Shape, classes: int, batch_norm: bool = True, width: float = 1.0) -> nn.Module:
     """VGG-16 (configuration D) in its CIFAR form: (N, C, H, W) -> (N, classes), H and W at least 32.
 
     3x3 convolutions (with bias, also under batch normalisation) in five stages that each end in 2x2 max
@@ -54,8 +50,7 @@ def vgg16(input_shape: Shape, classes: int, batch_norm: Flag = True, width: Posi
     return _vgg("vgg16", input_shape, classes, batch_norm, width)
 
 
-@register
-def vgg19(input_shape: Shape, classes: int, batch_norm: Flag = True, width: Positive = 1.0) -> nn.Module:
+def vgg19(input_shape: Shape, classes: int, batch_norm: bool = True, width: float = 1.0) -> nn.Module:
     """VGG-19 (configuration E), see `vgg16`."""
     return _vgg("vgg19", input_shape, classes, batch_norm, width)
 

@@ -1,38 +1,41 @@
 """Pruning methods as rankings of the prunable weights, and exact nested masks from a ranking.
 
-A method is one function below a line ``@register(...)`` in a module that is imported here.
+A new method is one function and one line in `registry`, which needs no torch; a method of a user's own is named
+``module:function``. Read first: `registry`, then `rankings`.
 """
 
-from .registry import METHODS, Method, Subject, names, register  # isort: skip
-from .rankings import Ranking, keep_highest, mask, rank, removed_count  # isort: skip
+from ..names import lazy
+from .registry import CONTROLS, METHODS, Method, declare, method_name, method_of, method_token, names, without_control
 
-# In the order in which names() lists the methods.
-from . import scores, layer_ratios, sensitivity, fisher, synaptic_flow, iterative  # noqa: F401  # isort: skip
-from .controls import CONTROLS, layerwise_shuffle, reinitialise, without_control
-from .gem_miner import GemSearch, gem_epoch, start_gem_search
-from .iterative import Epochs, Level
-from .schedules import gmp_sparsity, imp_sparsities
+_EXPORTS = {
+    "Epochs": "iterative",
+    "GemSearch": "gem_miner",
+    "Level": "iterative",
+    "Ranking": "rankings",
+    "Subject": "subject",
+    "gem_epoch": "gem_miner",
+    "gmp_sparsity": "schedules",
+    "imp_sparsities": "schedules",
+    "keep_highest": "rankings",
+    "layerwise_shuffle": "controls",
+    "mask": "rankings",
+    "rank": "rankings",
+    "reinitialise": "controls",
+    "removed_count": "rankings",
+    "start_gem_search": "gem_miner",
+}
 
 __all__ = [
     "CONTROLS",
     "METHODS",
-    "Epochs",
-    "GemSearch",
-    "Level",
     "Method",
-    "Ranking",
-    "Subject",
-    "gem_epoch",
-    "gmp_sparsity",
-    "imp_sparsities",
-    "keep_highest",
-    "layerwise_shuffle",
-    "mask",
+    "declare",
+    "method_name",
+    "method_of",
+    "method_token",
     "names",
-    "rank",
-    "register",
-    "reinitialise",
-    "removed_count",
-    "start_gem_search",
     "without_control",
+    *_EXPORTS,
 ]
+
+__getattr__ = lazy(__name__, _EXPORTS)

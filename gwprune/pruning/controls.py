@@ -11,17 +11,7 @@ from torch import Tensor, nn
 from ..network.prunable import PrunableSet
 from ..streams import stream
 
-__all__ = ["CONTROLS", "layerwise_shuffle", "reinitialise", "without_control"]
-
-CONTROLS = ("layerwise_shuffle", "reinitialise")
-
-
-def without_control(method: str) -> tuple[str, str]:
-    """The method's own name and the control behind it, of a name like ``snip_reinitialise``; empty for none."""
-    for control in CONTROLS:
-        if method.endswith(f"_{control}"):
-            return method.removesuffix(f"_{control}"), control
-    return method, ""
+__all__ = ["layerwise_shuffle", "reinitialise"]
 
 
 def layerwise_shuffle(values: Tensor, prunable: PrunableSet, seed: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from ..network.modes import undisturbed
-from .registry import Subject, register
+from .subject import Subject
 
 __all__ = ["inverse_diagonal", "sample_gradients", "wood_fisher"]
 
@@ -83,7 +83,6 @@ def inverse_diagonal(subject: Subject, block_size: int, damping: float, memory_m
     return torch.cat([inverse.diagonal(dim1=1, dim2=2).flatten() for inverse in inverses])
 
 
-@register(needs="labels")
 def wood_fisher(subject: Subject, block_size: int = 50, damping: float = 1e-5, memory_mb: int = 2048) -> Tensor:
     """``w_i^2 / (2 [F^-1]_ii)``: the loss rise when weight i goes to zero and the others of its block adapt.
 

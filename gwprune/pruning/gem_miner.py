@@ -14,7 +14,7 @@ from ..network.modes import undisturbed
 from ..network.prunable import PrunableSet
 from ..streams import stream
 from .rankings import keep_highest, removed_count
-from .registry import Subject
+from .subject import Subject
 
 __all__ = ["GemSearch", "gem_epoch", "start_gem_search"]
 

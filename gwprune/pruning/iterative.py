@@ -1,14 +1,13 @@
 """Iterative methods as chains of levels: what each level prunes to and which epochs it trains; one job a level.
 
-A method is one function below a line ``@register(when="iterative")`` that turns a target sparsity and the lengths of
-the trainings into levels. The levels say all that a job has to do, and two targets whose chains begin alike share jobs.
+A method is one function that turns a target sparsity and the lengths of the trainings into levels. The levels say all
+that a job has to do, and two targets whose chains begin alike share jobs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .registry import register
 from .schedules import gmp_sparsity, imp_sparsities
 
 __all__ = ["Epochs", "Level", "gmp", "imp", "rare_gems"]
@@ -49,7 +48,6 @@ class Level:
     lr: float = 0.0
 
 
-@register(when="iterative")
 def imp(target: float, epochs: Epochs, rate: float = 0.2, rewind_epoch: int = 1) -> list[Level]:
     """Iterative magnitude pruning: prune ``rate`` of the rest, rewind to an early epoch, train to the end, repeat.
 
@@ -70,11 +68,10 @@ def imp(target: float, epochs: Epochs, rate: float = 0.2, rewind_epoch: int = 1)
         )
     return [
         Level(round(sparsity, 6), rewind_epoch, epochs.dense, epochs.dense, "rewound", "trained")
-        for sparsity in imp_sparsities(target, rate)
+        for sparsity in imp_sparsities(target, rate) or [target]  # a target of 0: trained on, unpruned
     ]
 
 
-@register(when="iterative")
 def gmp(target: float, epochs: Epochs, levels: int = 10, begin: float = 0.0, end: float = 0.75) -> list[Level]:
     """Gradual magnitude pruning: one training in which the sparsity rises from 0 to the target on a cubic schedule.
 
@@ -106,7 +103,6 @@ def gmp(target: float, epochs: Epochs, levels: int = 10, begin: float = 0.0, end
     return [dense, *(Level(s, *span, total) for s, span in zip(sparsities, zip(when, ends, strict=True), strict=True))]
 
 
-@register(when="iterative")
 def rare_gems(target: float, epochs: Epochs, search_epochs: int = 10, levels: int = 5, lr: float = 0.1) -> list[Level]:
     """Gem-Miner's search for a mask at the initial weights, then training of those weights under it.
 

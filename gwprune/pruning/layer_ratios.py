@@ -15,8 +15,8 @@ from torch import Tensor
 from ..streams import stream
 from .controls import layerwise_shuffle
 from .rankings import Ranking
-from .registry import Subject, register
 from .scores import magnitude
+from .subject import Subject
 
 __all__ = ["random_erk", "random_matched", "smart_ratio"]
 
@@ -29,7 +29,6 @@ def _entry_scales(sizes: Sequence[int], shares: Sequence[float], generator: torc
     ]
 
 
-@register(when="any")
 def random_erk(subject: Subject) -> Tensor:
     """Random, layers with the densities of Erdos-Renyi-Kernel: ``min(1, c (n_in + n_out + k_1 + ...) / n)``.
 
@@ -42,7 +41,6 @@ def random_erk(subject: Subject) -> Tensor:
     return -torch.cat(_entry_scales(subject.prunable.sizes, shares, generator))
 
 
-@register()
 def random_matched(subject: Subject) -> Tensor:
     """Random, each layer with exactly the number of weights that ``magnitude`` keeps in it at the same sparsity.
 
@@ -52,7 +50,6 @@ def random_matched(subject: Subject) -> Tensor:
     return layerwise_shuffle(Ranking.of_scores(magnitude(subject)).ranks, subject.prunable, subject.seed)
 
 
-@register(when="initialisation")
 def smart_ratio(subject: Subject, last_linear: float = 0.3) -> Tensor:
     """Random, layer l of L with density ``min(1, c ((L - l + 1)^2 + (L - l + 1)))``; a last linear layer keeps 0.3.
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..network.prunable import PrunableSet
-from .registry import Subject, method_of
+from .registry import method_of
+from .subject import Subject
 
 __all__ = ["Ranking", "keep_highest", "mask", "rank", "removed_count"]
 

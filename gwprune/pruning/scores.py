@@ -6,18 +6,16 @@ import torch
 from torch import Tensor
 
 from ..streams import stream
-from .registry import Subject, register
+from .subject import Subject
 
 __all__ = ["lamp", "magnitude", "magnitude_layerwise", "random"]
 
 
-@register()
 def magnitude(subject: Subject) -> Tensor:
     """|w| over all layers together: global magnitude pruning, the LOMP of Zhang et al. (arXiv 2306.05857)."""
     return subject.prunable.flatten().abs()
 
 
-@register()
 def magnitude_layerwise(subject: Subject) -> Tensor:
     """|w| within each layer: every layer reaches the same sparsity (to rounding: a weight or two).
 
@@ -34,14 +32,12 @@ def magnitude_layerwise(subject: Subject) -> Tensor:
     return torch.cat(scores)
 
 
-@register(when="any")
 def random(subject: Subject) -> Tensor:
     """Uniform over all weights: the control that knows nothing of the network."""
     generator = stream(subject.seed, "random scores")
     return torch.rand(subject.prunable.dimension, generator=generator, dtype=torch.float64)
 
 
-@register()
 def lamp(subject: Subject) -> Tensor:
     """Layer-adaptive magnitude: ``w_u^2 / sum_{v >= u} w_v^2`` with each layer's weights sorted by magnitude.
 

@@ -9,7 +9,7 @@ from ..curvature.operator import OPERATORS, curvature_operator
 from ..network.modes import undisturbed
 from ..network.samples import count_samples
 from ..spectral.lanczos import rademacher
-from .registry import Subject, register
+from .subject import Subject
 
 __all__ = ["grasp", "mean_gradient", "obd", "snip", "taylor"]
 
@@ -28,7 +28,6 @@ def mean_gradient(subject: Subject) -> Tensor:
     return total
 
 
-@register(needs="labels")
 def taylor(subject: Subject) -> Tensor:
     """|g w|: the first-order change of the loss when the weight is set to zero.
 
@@ -38,7 +37,6 @@ def taylor(subject: Subject) -> Tensor:
     return (mean_gradient(subject) * subject.prunable.flatten()).abs()
 
 
-@register(when="initialisation", needs="labels")
 def snip(subject: Subject) -> Tensor:
     """|g w| at initialisation: connection sensitivity.
 
@@ -48,7 +46,6 @@ def snip(subject: Subject) -> Tensor:
     return taylor(subject)
 
 
-@register(needs="labels")
 def obd(subject: Subject, probes: int = 100, operator: str = "hessian") -> Tensor:
     """``1/2 |h_ii| w_i^2``: the second-order change of the loss at a minimum, with the diagonal of the Hessian.
 
@@ -80,7 +77,6 @@ def obd(subject: Subject, probes: int = 100, operator: str = "hessian") -> Tenso
     return 0.5 * (diagonal / probes).abs() * weights.square()
 
 
-@register(when="initialisation", needs="labels")
 def grasp(subject: Subject, temperature: float = 200.0) -> Tensor:
     """``w * (H g)`` at initialisation: what keeps the gradient flow.
 

@@ -8,7 +8,7 @@ from torch.func import functional_call
 
 from ..network.modes import undisturbed
 from .rankings import keep_highest, removed_count
-from .registry import Subject, register
+from .subject import Subject
 
 __all__ = ["synaptic_flow", "synflow"]
 
@@ -39,7 +39,6 @@ def synaptic_flow(subject: Subject, kept: Tensor) -> Tensor:
     return sizes.detach() * prunable.flatten(gradients)
 
 
-@register(when="initialisation", needs="input_shape", depends_on_sparsity=True)
 def synflow(subject: Subject, sparsity: float, rounds: int = 100) -> Tensor:
     """Keep mask (D,) by iterative synaptic flow pruning.
 

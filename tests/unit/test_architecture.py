@@ -19,8 +19,9 @@ LAYERS = (
     ("training",),
     ("pruning", "tables"),
     ("curvature", "datasets", "models"),
+    ("options",),
     ("spectral", "network", "storage"),
-    ("streams",),
+    ("streams", "names"),
 )
 LEVELS = {room: level for level, rooms in enumerate(reversed(LAYERS)) for room in rooms}
 

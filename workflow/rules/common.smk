@@ -4,19 +4,18 @@ import itertools
 import re
 from dataclasses import asdict
 
-from gwprune import config as gwconfig
 from gwprune.tables.comparison import in_words
 from gwprune.config.runs import sparsity_token
 from gwprune.storage.files import config_hash
 from gwprune.pruning import METHODS, without_control
 from gwprune.tables.published import published_rows
 from gwprune.tables.schemas import RUN_TABLES, TABLES
-from snakemake.exceptions import WorkflowError
 
+# The message is complete: an exception of Snakemake's would add lines of this file to it.
 try:
-    CONFIG = gwconfig.load(config)
+    CONFIG = gwconfig.load_for_workflow(config, workflow.configfiles)
 except gwconfig.ConfigError as error:
-    raise WorkflowError(str(error)) from None
+    sys.exit(str(error))
 
 RUNS = gwconfig.expand(CONFIG)
 RESULTS = CONFIG.results.rstrip("/")
