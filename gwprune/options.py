@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, get_type_hints
@@ -11,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from .names import nearest, refusal
 
-__all__ = ["Count", "Counts", "Options", "Positive", "check", "defaults", "options", "options_of", "wording"]
+__all__ = ["Count", "Counts", "Options", "Positive", "check", "defaults", "listing", "options", "options_of", "wording"]
 
 Count = Annotated[int, Field(ge=1)]
 Counts = Annotated[list[Count], BeforeValidator(lambda value: list(value) if isinstance(value, tuple) else value)]
@@ -77,6 +78,16 @@ def options_of(owner: str, function: Callable[..., Any], *given: Any, **named: A
 def defaults(model: type[Options]) -> dict[str, Any]:
     """Names and defaults of the options that need not be given."""
     return {name: field.default for name, field in model.model_fields.items() if not field.is_required()}
+
+
+def listing(models: Mapping[str, type[Options]]) -> str:
+    """Markdown list of the options of all that have some: ``a, b: option (default), ...; c: ...``."""
+    owners: dict[str, list[str]] = {}
+    for name, model in models.items():
+        if model.model_fields:
+            text = ", ".join(f"`{option}` ({json.dumps(value)})" for option, value in defaults(model).items())
+            owners.setdefault(text, []).append(f"`{name}`")
+    return "; ".join(f"{', '.join(names)}: {text}" for text, names in owners.items())
 
 
 def wording(fault: Mapping[str, Any]) -> str:

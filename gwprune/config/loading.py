@@ -33,7 +33,7 @@ def load(values: Mapping[str, Any], source: str = "configuration") -> Config:
     Raises:
         ConfigError: with every fault, each naming its key, the value and what is allowed.
     """
-    return _validated(values, values, source)
+    return _validated(values, None, source)
 
 
 def load_file(path: str | os.PathLike) -> Config:
@@ -142,7 +142,7 @@ def _twice(node: yaml.Node | None, seen: set[int]) -> Iterator[tuple[int, str]]:
         yield from _twice(child, seen)
 
 
-def _validated(values: Mapping[str, Any], from_files: Mapping[str, Any], source: str) -> Config:
+def _validated(values: Mapping[str, Any], from_files: Mapping[str, Any] | None, source: str) -> Config:
     try:
         return Config.model_validate(dict(values))
     except ValidationError as error:
@@ -150,7 +150,7 @@ def _validated(values: Mapping[str, Any], from_files: Mapping[str, Any], source:
         raise ConfigError(f"{source} is not valid:\n" + "\n".join(faults)) from None
 
 
-def _faults(error: ValidationError, values: Mapping[str, Any], from_files: Mapping[str, Any]) -> list[str]:
+def _faults(error: ValidationError, values: Mapping[str, Any], from_files: Mapping[str, Any] | None) -> list[str]:
     faults: dict[tuple, str] = {}
     for item in error.errors(include_url=False):
         location = item["loc"]
@@ -162,7 +162,7 @@ def _faults(error: ValidationError, values: Mapping[str, Any], from_files: Mappi
         text = wording(item)
         if item["type"] == "extra_forbidden":
             text = unknown_key(str(location[-1]), item["input"], _section(location[:-1]))
-        if _at(values, location) != _at(from_files, location):
+        if from_files is not None and _at(values, location) != _at(from_files, location):
             text += " (given by --config)"
         faults[location, item["msg"], shown] = f"  {key}: {text}"
     return list(faults.values())

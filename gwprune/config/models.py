@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from .. import datasets, models, pruning
-from ..options import wording
+from ..options import listing, wording
 from .sections import (
     Criteria,
     FineTuning,
@@ -53,7 +53,10 @@ class Network(Named):
         + ", `torchvision:NAME`, or your own as `module:function`"
     )
     options: dict[str, Any] = Field(
-        default={}, description="options of that network, e.g. `{hidden: [300, 100]}` for `fc`"
+        default={},
+        description="options of that network, with their defaults: "
+        + listing({name: network.options for name, network in models.NETWORKS.items()})
+        + "; `torchvision:NAME`: `weights`; `module:function`: its parameters",
     )
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 
 from .. import pruning
 from ..names import choice
-from ..options import defaults
+from ..options import listing
 from ..tables.thresholds import plain
 
 __all__ = [
@@ -195,11 +195,7 @@ Sparsities = Annotated[
 
 
 def _options_of(*when: str) -> str:
-    return "; ".join(
-        f"`{name}`: " + ", ".join(f"`{option}` ({value})" for option, value in defaults(method.options).items())
-        for name, method in pruning.METHODS.items()
-        if method.when in when and method.options.model_fields
-    )
+    return listing({name: method.options for name, method in pruning.METHODS.items() if method.when in when})
 
 
 def _listed(*when: str) -> str:

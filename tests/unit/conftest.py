@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import urllib.request
+from urllib.error import URLError
+
 import hypothesis
+import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -10,3 +14,13 @@ torch.set_num_threads(1)
 threadpool_limits(limits=1)
 hypothesis.settings.register_profile("gwprune", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("gwprune")
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Every download fails at once, as on a machine without network."""
+
+    def refuse(*args, **kwargs):
+        raise URLError("no network in tests")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)

@@ -10,7 +10,7 @@ from torch import nn
 
 from gwprune import models, pruning
 from gwprune.network.prunable import PrunableSet
-from gwprune.pruning import METHODS, Subject, mask, rank, register, removed_count
+from gwprune.pruning import METHODS, Subject, mask, rank, removed_count
 
 from .helpers_networks import normal
 
@@ -159,7 +159,7 @@ def test_a_method_whose_masks_depend_on_the_sparsity_has_no_ranking():
 
 def test_an_unknown_option_is_named_with_the_known_ones():
     prunable, given = everything()
-    with pytest.raises(ValueError, match=r"obd has no option samples; its options: probes, operator"):
+    with pytest.raises(ValueError, match=r"'samples' is no option of method obd; allowed: probes, operator"):
         rank("obd", prunable, 0, **given, options={"samples": 3})
     with pytest.raises(ValueError, match=r"synflow has no option probes; its options: rounds"):
         mask("synflow", prunable, 0, 0.5, **given, options={"probes": 3})
@@ -218,27 +218,3 @@ def test_a_loader_serves_as_data():
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*given["data"]), batch_size=4)
     expected = rank("taylor", prunable, 0, **given)
     assert torch.equal(rank("taylor", prunable, 0, model=given["model"], data=loader).ranks, expected.ranks)
-
-
-def test_a_method_is_registered_once_and_with_known_words():
-    with pytest.raises(ValueError, match="'magnitude' is registered twice"):
-        register()(METHODS["magnitude"].function)
-    with pytest.raises(ValueError, match="when must be one of"):
-        register(when="later")
-    with pytest.raises(ValueError, match="needs one of"):
-        register(needs="luck")
-
-
-def test_a_new_method_is_one_function_and_one_line():
-    @register()
-    def largest_first(subject, offset=0.0):
-        return offset - subject.prunable.flatten().abs()
-
-    try:
-        prunable = PrunableSet(nn.Linear(3, 1))
-        prunable.assign(torch.tensor([0.5, -0.1, 3.0]))
-        assert pruning.names()[-1] == "largest_first"
-        assert METHODS["largest_first"].options == {"offset": 0.0}
-        assert rank("largest_first", prunable, 0, options={"offset": 1.0}).ranks.tolist() == [1, 2, 0]
-    finally:
-        del METHODS["largest_first"]
