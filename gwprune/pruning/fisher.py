@@ -97,10 +97,8 @@ def wood_fisher(subject: Subject, block_size: int = 50, damping: float = 1e-5, m
         memory_mb: budget in MiB.
 
     Raises:
-        ValueError: when the blocks do not fit in the budget, or for a block or damping that is not positive.
+        ValueError: when the blocks do not fit in the budget.
         FloatingPointError: for a sample whose gradient is not finite.
     """
-    if block_size < 1 or not damping > 0:
-        raise ValueError(f"wood_fisher needs block_size >= 1 and damping > 0, got {block_size} and {damping}")
     inverse = inverse_diagonal(subject, block_size, damping, memory_mb)
     return subject.prunable.flatten().double().square() / (2 * inverse)

@@ -61,12 +61,7 @@ def smart_ratio(subject: Subject, last_linear: float = 0.3) -> Tensor:
 
     Args:
         last_linear: fraction kept of the last layer when that is linear.
-
-    Raises:
-        ValueError: for a fraction outside [0, 1].
     """
-    if not 0 <= last_linear <= 1:
-        raise ValueError(f"last_linear must be in [0, 1], got {last_linear}")
     generator = stream(subject.seed, "weights within layers")
     sizes = subject.prunable.sizes
     depths = range(len(sizes), 0, -1)

@@ -50,11 +50,8 @@ def synflow(subject: Subject, sparsity: float, rounds: int = 100) -> Tensor:
         rounds: n, 100 in the paper.
 
     Raises:
-        ValueError: for fewer than one round.
         FloatingPointError: for a saliency that is not finite.
     """
-    if rounds < 1:
-        raise ValueError(f"synflow needs at least 1 round, got {rounds}")
     dimension = subject.prunable.dimension
     target = removed_count(sparsity, dimension)
     kept = torch.ones(dimension, dtype=torch.bool, device=subject.device)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gwprune import datasets, models, pruning
+from gwprune.curvature.operator import OPERATORS
 from gwprune.datasets.preparation import prepare
 from gwprune.names import function_of
 from gwprune.options import defaults
@@ -43,6 +44,11 @@ def test_a_pruning_method_is_declared_as_its_function_is(name):
     assert list(given)[: len(first)] == first
     assert {key: value for key, value in given.items() if key not in first} == defaults(method.options)
     method.check_options(defaults(method.options))
+
+
+def test_the_operators_of_an_option_are_those_that_there_are():
+    for operator in OPERATORS:
+        pruning.METHODS["obd"].check_options({"operator": operator})
 
 
 @pytest.mark.parametrize("name", datasets.names())

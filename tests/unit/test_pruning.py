@@ -161,9 +161,9 @@ def test_an_unknown_option_is_named_with_the_known_ones():
     prunable, given = everything()
     with pytest.raises(ValueError, match=r"'samples' is no option of method obd; allowed: probes, operator"):
         rank("obd", prunable, 0, **given, options={"samples": 3})
-    with pytest.raises(ValueError, match=r"synflow has no option probes; its options: rounds"):
+    with pytest.raises(ValueError, match=r"'probes' is no option of method synflow; allowed: rounds"):
         mask("synflow", prunable, 0, 0.5, **given, options={"probes": 3})
-    with pytest.raises(ValueError, match=r"random has no option probes; its options: none"):
+    with pytest.raises(ValueError, match=r"'probes' is no option of method random; allowed: none"):
         rank("random", prunable, 0, options={"probes": 3})
 
 
