@@ -1,0 +1,106 @@
+"""The registry of predictors: what each one needs, how it is described, and which function computes it.
+
+The configuration, the workflow's rules, the tables and the figures read it, so this module imports neither torch nor
+numpy. A new predictor is one module with a function ``(problem, epsilon) -> Threshold`` and one entry here; see
+:class:`gwprune.spectral.problem.Problem` for what the function is given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .estimate import Estimate
+    from .problem import Problem
+
+__all__ = ["NEEDS", "PREDICTORS", "Predictor"]
+
+NEEDS = ("spectrum", "products", "gradient")
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """One way to predict the threshold.
+
+    Attributes:
+        name: as in the tables and in the argument ``predictor`` of :func:`gwprune.predict_threshold`.
+        needs: what it is computed from, some of ``NEEDS``: the ``"spectrum"`` (coefficients of the probes), further
+            ``"products"`` with the operator, the ``"gradient"`` of the data loss.
+        apart: whether the workflow gives each operator a job of its own.
+        text: one line for tables, help and documentation.
+        implementation: ``"module:function"``, the module as `importlib.import_module` takes it from this package
+            (``".width"``), imported when the predictor is first used.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    apart: bool
+    text: str
+    implementation: str
+
+    def __post_init__(self):
+        unknown = set(self.needs) - set(NEEDS)
+        if unknown:
+            raise ValueError(f"predictor {self.name}: needs must be some of {', '.join(NEEDS)}, got {unknown}")
+
+    @property
+    def from_spectrum(self) -> bool:
+        """Whether the probes' coefficients are all that it needs, so that it takes no product of its own."""
+        return self.needs == ("spectrum",)
+
+    def threshold(self, problem: Problem, epsilon: float) -> Estimate:
+        """The predicted threshold.
+
+        Args:
+            problem: the network's weights, their ranking, and what the predictor needs.
+            epsilon: loss tolerance, positive.
+
+        Returns:
+            A sparsity in [0, 1] with its interval and standard error.
+
+        Raises:
+            ValueError: for an ``epsilon`` that is not positive, or a problem without what the predictor needs.
+        """
+        for need, part in (("spectrum", "spectrum"), ("products", "operator"), ("gradient", "gradient")):
+            if need in self.needs and getattr(problem, part) is None:
+                raise ValueError(f"predictor {self.name} needs the {part}, which the problem does not have")
+        module, _, function = self.implementation.partition(":")
+        return getattr(import_module(module, __package__), function)(problem, epsilon)
+
+
+# In the order in which tables and figures show them.
+PREDICTORS: dict[str, Predictor] = {
+    predictor.name: predictor
+    for predictor in (
+        Predictor(
+            "width",
+            needs=("spectrum",),
+            apart=False,
+            text="where the squared Gaussian width of the sublevel set meets the sparsity (Zhang et al. 2024)",
+            implementation=".width:width",
+        ),
+        Predictor(
+            "quadratic",
+            needs=("products", "gradient"),
+            apart=False,
+            text="where the local quadratic model of the loss rise reaches epsilon",
+            implementation=".quadratic:quadratic",
+        ),
+        Predictor(
+            "trace_bound",
+            needs=("spectrum",),
+            apart=False,
+            text="a bound of the width's threshold from below, from the trace of |H| alone",
+            implementation=".width:trace_bound",
+        ),
+        Predictor(
+            "statistical_dimension",
+            needs=("spectrum", "products"),
+            apart=True,
+            text="where the statistical dimension of the cone that the sublevel set spans meets the sparsity",
+            implementation=".cones:statistical_dimension",
+        ),
+    )
+}
