@@ -7,11 +7,21 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from .. import pruning
 from ..names import choice
 from ..options import listing
+from ..spectral.predictors import PREDICTORS
 from ..tables.thresholds import plain
 
 __all__ = [
@@ -151,7 +161,14 @@ class Spectrum(Strict):
     basis: Literal["device", "host", "disk"] = Field(
         default="device", description="where the basis lies; `disk`: the directory that TMPDIR names"
     )
-    statistical_dimension: StrictBool = Field(default=True, description="also run predictor `statistical_dimension`")
+    statistical_dimension: StrictBool = Field(
+        default=True, description="false leaves predictor `statistical_dimension` out of `predictors`"
+    )
+    predictors: Annotated[list[str], BeforeValidator(as_list)] = Field(
+        default=list(PREDICTORS),
+        min_length=1,
+        description="; ".join(f"`{name}`: {predictor.text}" for name, predictor in PREDICTORS.items()),
+    )
     cone_steps: int = Field(
         default=64,
         ge=1,
@@ -159,6 +176,16 @@ class Spectrum(Strict):
     )
 
     _unique_operators = field_validator("operators")(unique)
+
+    @field_validator("predictors")
+    @classmethod
+    def _known_predictors(cls, values: list[str], info: ValidationInfo) -> list[str]:
+        named = unique([choice("predictor", value, PREDICTORS) for value in values])
+        if info.data.get("statistical_dimension") is False:
+            named = [name for name in named if name != "statistical_dimension"]
+        if not named:
+            raise ValueError("no predictor is left: statistical_dimension is false")
+        return named
 
 
 def epsilon_rule(value: Any) -> str:

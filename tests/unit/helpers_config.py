@@ -13,6 +13,7 @@ from gwprune.config import ConfigError
 SCALARS = {
     "training.l1": 1e-4,
     "spectrum.operators": "ggn",
+    "spectrum.predictors": "width",
     "epsilon": "batch_std",
     "pruning.methods": "magnitude",
     "pruning.sparsities": 0.5,

@@ -67,6 +67,7 @@ def test_the_allowed_keys_of_an_unknown_key_are_those_of_its_own_section():
             "hidden",
         ),
         (values(spectrum={"operators": "hesian"}), "spectrum.operators.0", "hesian", "ggn", "hessian"),
+        (values(spectrum={"predictors": "widht"}), "spectrum.predictors", "widht", "quadratic", "width"),
         (values(training={"schedule": "cosin"}), "training.schedule", "cosin", "multistep", "cosine"),
         (values(fine_tuning={"augmentation": "cropflip"}), "fine_tuning.augmentation", "cropflip", "flip", "crop_flip"),
         (values(fine_tuning={"rewinding": "weight"}), "fine_tuning.rewinding", "weight", "none", "weights"),
@@ -165,6 +166,7 @@ def test_an_epsilon_rule_without_a_positive_number_is_named(rule):
     [
         ("training.l1", [1e-4, 0, 1.0e-4], "0.0001"),
         ("spectrum.operators", ["ggn", "ggn"], "'ggn'"),
+        ("spectrum.predictors", ["width", "width"], "'width'"),
         ("epsilon", ["relative: 0.1", {"relative": 0.1}], "'relative:0.1'"),
         ("pruning.methods", ["random", "magnitude", "random"], "'random'"),
         ("pruning.sparsities", [0.5, 0.9, 0.5], "0.5"),
@@ -247,6 +249,10 @@ _LIMITED = {"dataset": {"name": "digits", "options": {"train_limit": 100}}}
             values(training={"epochs": 10}, fine_tuning={"rewinding": "weights", "epochs": 11}),
             "experiments.0: fine_tuning.rewinding goes back fine_tuning.epochs = 11 epochs, but dense training has"
             " training.epochs = 10",
+        ),
+        (
+            values(spectrum={"predictors": "statistical_dimension", "statistical_dimension": False}),
+            "spectrum.predictors: no predictor is left: statistical_dimension is false",
         ),
         (values(seeds="0-4"), "seeds: seeds are a list, here [0, 1, 2, 3, 4]; got '0-4'"),
         (values(seeds="0, 2, 4"), "seeds: seeds are a list, here [0, 2, 4]; got '0, 2, 4'"),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gwprune import config
 from gwprune.config.models import SECTIONS, Config, deep_merge
+from gwprune.spectral.predictors import PREDICTORS
 
 from .helpers_config import SCALARS, nested, values
 
@@ -44,6 +45,14 @@ def test_epsilon_rules_have_one_form_however_they_are_written():
 def test_an_epsilon_rule_keeps_its_number(amount):
     (rule,) = config.load(values(epsilon={"absolute": amount})).epsilon
     assert float(rule.partition(":")[2]) == amount
+
+
+def test_predictors_are_all_or_some_and_the_statistical_dimension_can_be_switched_off():
+    assert config.load(values()).spectrum.predictors == list(PREDICTORS)
+    some = {"predictors": ["quadratic", "statistical_dimension"]}
+    assert config.load(values(spectrum=some)).experiments[0].spectrum.predictors == some["predictors"]
+    without = config.load(values(spectrum={"statistical_dimension": False})).spectrum.predictors
+    assert without == [name for name in PREDICTORS if name != "statistical_dimension"]
 
 
 def test_sparsities_are_sorted():
