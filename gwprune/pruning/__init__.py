@@ -5,37 +5,34 @@ A new method is one function and one line in `registry`, which needs no torch; a
 """
 
 from ..names import lazy
-from .registry import CONTROLS, METHODS, Method, declare, method_name, method_of, method_token, names, without_control
 
 _EXPORTS = {
+    "CONTROLS": "registry",
+    "METHODS": "registry",
     "Epochs": "iterative",
     "GemSearch": "gem_miner",
     "Level": "iterative",
+    "Method": "registry",
     "Ranking": "rankings",
     "Subject": "subject",
+    "declare": "registry",
     "gem_epoch": "gem_miner",
     "gmp_sparsity": "schedules",
     "imp_sparsities": "schedules",
     "keep_highest": "rankings",
     "layerwise_shuffle": "controls",
     "mask": "rankings",
+    "method_name": "registry",
+    "method_of": "registry",
+    "method_token": "registry",
+    "names": "registry",
     "rank": "rankings",
     "reinitialise": "controls",
     "removed_count": "rankings",
     "start_gem_search": "gem_miner",
+    "without_control": "registry",
 }
 
-__all__ = [
-    "CONTROLS",
-    "METHODS",
-    "Method",
-    "declare",
-    "method_name",
-    "method_of",
-    "method_token",
-    "names",
-    "without_control",
-    *_EXPORTS,
-]
+__all__ = list(_EXPORTS)
 
 __getattr__ = lazy(__name__, _EXPORTS)

@@ -8,18 +8,9 @@ from torch import nn
 
 from gwprune import models
 
+from .helpers_networks import meta, prunable
+
 CIFAR = (3, 32, 32)
-
-
-def prunable(network: nn.Module) -> int:
-    layers = (nn.Linear, nn.Conv2d)
-    return sum(m.weight.numel() for m in network.modules() if isinstance(m, layers))
-
-
-def meta(name: str, input_shape: tuple[int, int, int], classes: int, **options) -> nn.Module:
-    """Build without memory or time for the weights."""
-    with torch.device("meta"):
-        return models.build(name, input_shape, classes, **options)
 
 
 def test_names_are_sorted_and_plain():
