@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from gwprune.spectral.width import CONFIDENCE, Spectrum, probe_spectra
+from gwprune.spectral.probes import probe_spectra
+from gwprune.spectral.spectrum import CONFIDENCE, Spectrum
 
 from .known import EPSILON, Known, matrices, width_function
 from .reporting import environment, exit_status, markdown_table, print_table, publish

@@ -18,9 +18,10 @@ import numpy as np
 from gwprune.jobs.artifacts import load_network, load_probe
 from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import rank
+from gwprune.spectral.crossings import crossing
 from gwprune.spectral.lanczos import Jacobi
 from gwprune.spectral.quadrature import Rule, gauss, radau, ritz
-from gwprune.spectral.spectrum import ProbeSpectrum, Spectrum, crossing
+from gwprune.spectral.spectrum import ProbeSpectrum, Spectrum
 from gwprune.tables.schemas import read_table
 
 from .reporting import environment, markdown_table, print_table, publish
@@ -78,7 +79,7 @@ def study(unit: Path, operator: str, epsilon: float) -> list[dict[str, Any]]:
     rows = []
     for steps in [count for count in STEPS if count <= probe.jacobi.steps]:
         cut = replace(probe, jacobi=probe.jacobi.truncated(steps))
-        found = Spectrum((cut,)).width_threshold(lambda count: norms[count], epsilon)
+        found = Spectrum((cut,)).width_threshold(norms, epsilon)
         old = [threshold_of(rule, cut, norms, epsilon) for rule in squared_alone(cut.jacobi)]
         rows.append(
             {

@@ -40,7 +40,7 @@ def run(reorthogonalize: bool, storage: str, steps: int) -> dict[str, Any]:
     """One Lanczos run on ResNet-50 for 32x32 images, and the peaks that a watching thread saw."""
     from gwprune import models
     from gwprune.curvature.operator import curvature_operator
-    from gwprune.spectral.width import probe_spectra
+    from gwprune.spectral.probes import probe_spectra
 
     peaks, done = [0, 0], threading.Event()
 

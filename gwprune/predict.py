@@ -1,37 +1,132 @@
-"""One call from a network to its predicted threshold: curvature, Lanczos, width and ranking joined."""
+"""The join of network, curvature, ranking and predictor, for one call of the library and for the workflow's jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from .curvature.compaction import CompactedOperator, compacted
 from .curvature.operator import OPERATORS, CurvatureOperator, curvature_operator
-from .network.samples import count_samples, take
+from .network.losses import batch_deviation
+from .network.modes import eval_mode
+from .network.prunable import PrunableSet
+from .network.samples import batches_of, count_samples
 from .pruning import rank, removed_count
-from .spectral.cones import Cones
-from .spectral.quadratic import quadratic_threshold
-from .spectral.width import Estimate, Spectrum, probe_spectra, refine
-from .training.evaluation import eval_mode
+from .spectral.predictors import PREDICTORS, Predictor
+from .spectral.probes import probe_spectra, probe_until
+from .spectral.problem import Problem
+from .spectral.spectrum import Estimate, Spectrum
 
-__all__ = ["PREDICTORS", "Prediction", "predict_threshold"]
+__all__ = ["Prediction", "operator_for", "predict_threshold", "problem_for", "width_curve"]
 
-PREDICTORS = ("width", "statistical_dimension", "quadratic", "trace_bound")
-_CONE_STEPS = 64  # from each removed vector that the statistical dimension is asked for
 _DEVIATION_BATCH = 128
+
+
+def operator_for(
+    predictor: Predictor,
+    model: nn.Module,
+    loss_fn: Callable[[Any, Any], Tensor],
+    data: Any,
+    *,
+    seed: int,
+    **options: Any,
+) -> CurvatureOperator | CompactedOperator:
+    """The curvature of a network's loss, as a predictor multiplies by it.
+
+    Finding dead units takes two products, so it pays where many follow: for predictors that need the spectrum.
+
+    Args:
+        predictor: what the operator is for.
+        model: in eval mode.
+        loss_fn: ``loss_fn(output, target)``, mean over samples.
+        data: see :func:`gwprune.curvature_operator`.
+        seed: of the random vector that shows dead units.
+        **options: ``operator``, ``batch_size``, ``device`` and ``memory_mb``, see :func:`gwprune.curvature_operator`.
+    """
+    operator = curvature_operator(model, loss_fn, data, **options)
+    return compacted(operator, seed) if "spectrum" in predictor.needs else operator
+
+
+def problem_for(
+    predictor: Predictor,
+    prunable: PrunableSet,
+    *,
+    seed: int,
+    operator: Any = None,
+    spectrum: Spectrum | None = None,
+    **options: Any,
+) -> Problem:
+    """What a predictor is computed from, for a network that global magnitude pruning makes sparse.
+
+    Args:
+        predictor: what the problem is for; the gradient is computed if it needs one.
+        prunable: the weights.
+        seed: of the ranking.
+        operator: the curvature; not needed by a predictor that takes no products.
+        spectrum: of the operator.
+        **options: ``tolerance``, ``steps``, ``reorthogonalize`` and ``storage``, see
+            :class:`gwprune.spectral.problem.Problem`.
+    """
+    weights, ranking = prunable.flatten(), rank("magnitude", prunable, seed)
+    return Problem(
+        weights=weights,
+        ranks=ranking.ranks,
+        norms=ranking.pruned_norms(weights),
+        operator=operator,
+        gradient=operator.gradient() if "gradient" in predictor.needs else None,
+        spectrum=spectrum,
+        **options,
+    )
+
+
+def width_curve(
+    spectrum: Spectrum, norms: np.ndarray, sparsities: Sequence[float] | np.ndarray, epsilon: float
+) -> dict[str, np.ndarray]:
+    """The width at some sparsities: the columns of table `width_curves`.
+
+    Args:
+        spectrum: of the curvature.
+        norms: (D + 1,), the pruned norm after removal of 0, 1, ..., D weights.
+        sparsities: in [0, 1].
+        epsilon: loss tolerance, positive.
+
+    Returns:
+        Arrays ``sparsity``, ``pruned_norm``, ``width``, ``width_lower``, ``width_upper``, all of one length.
+    """
+    removed = norms[[removed_count(float(sparsity), spectrum.dimension) for sparsity in sparsities]]
+    width = spectrum.width(removed, epsilon)
+    return {
+        "sparsity": np.asarray(sparsities),
+        "pruned_norm": removed,
+        "width": width.value,
+        "width_lower": width.lower,
+        "width_upper": width.upper,
+    }
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What :func:`predict_threshold` found. Thresholds are sparsities, epsilon is in units of the loss.
+    """Result of :func:`predict_threshold`. Thresholds are sparsities, epsilon is in units of the loss.
 
-    ``lower <= threshold <= upper``; ``standard_error`` is that of the threshold over random probes.
-    ``steps`` counts operator-vector products per probe (``quadratic``: in all). ``tolerance_met`` says whether the
-    interval became as narrow as asked, or the steps were spent first; None when no tolerance was asked.
+    Attributes:
+        threshold: the predicted threshold.
+        lower: lower end of its interval.
+        upper: upper end of its interval.
+        epsilon: loss tolerance.
+        dimension: D, the number of prunable weights.
+        steps: operator-vector products per probe; of a predictor without probes, in all.
+        probes: number of random probes.
+        standard_error: of the threshold over random probes.
+        predictor: name of the predictor.
+        operator: name of the operator.
+        tolerance_met: whether the interval became as narrow as asked before the steps were spent; None when no
+            tolerance was asked.
     """
 
     threshold: float
@@ -57,23 +152,18 @@ class Prediction:
         """Width ``omega(s)`` with its interval.
 
         Raises:
-            ValueError: for predictor ``quadratic``, which has no width, or a sparsity outside [0, 1].
+            ValueError: for a predictor without a spectrum (``quadratic``), or a sparsity outside [0, 1].
         """
-        if self._spectrum is None:
-            raise ValueError("predictor 'quadratic' computes no width; use 'width'")
-        return self._spectrum.width(self.pruned_norm(sparsity), self.epsilon)
+        return self._known_spectrum().width(self.pruned_norm(sparsity), self.epsilon)
 
     def curve(self, points: int = 81) -> dict[str, np.ndarray]:
-        """The width curve on ``points`` sparsities even in log(1 - s): keys as table `width_curves`."""
-        sparsity = 1 - np.logspace(0, -4, points)
-        width = self.width(sparsity)
-        return {
-            "sparsity": sparsity,
-            "pruned_norm": self.pruned_norm(sparsity),
-            "width": width.value,
-            "width_lower": width.lower,
-            "width_upper": width.upper,
-        }
+        """The width curve on ``points`` sparsities even in log(1 - s), with the keys of table `width_curves`."""
+        return width_curve(self._known_spectrum(), self._norms, 1 - np.logspace(0, -4, points), self.epsilon)
+
+    def _known_spectrum(self) -> Spectrum:
+        if self._spectrum is None:
+            raise ValueError(f"predictor {self.predictor!r} computes no width; use 'width'")
+        return self._spectrum
 
 
 def predict_threshold(
@@ -100,22 +190,27 @@ def predict_threshold(
         loss_fn: ``loss_fn(output, target)``, mean over samples, twice differentiable.
         data: (input, target), a Dataset or a DataLoader; training samples, without augmentation.
         operator: ``"hessian"`` or ``"ggn"``.
-        predictor: ``"width"`` (Zhang et al. 2024), ``"statistical_dimension"`` (of the cone that the sublevel set
-            spans: exact for random subspaces; some 200 further products), ``"quadratic"`` (local model of the rise),
-            ``"trace_bound"``.
+        predictor: a name of `gwprune.spectral.predictors.PREDICTORS`: ``"width"`` (Zhang et al. 2024, arXiv
+            2306.05857), ``"quadratic"`` (local model of the loss rise), ``"trace_bound"`` (below the width, from the
+            trace alone), or ``"statistical_dimension"`` (of the cone that the sublevel set spans: exact for random
+            subspaces; some 200 further products).
         epsilon: a positive number in units of the loss, or ``"batch_std"``: the standard deviation of the loss over
-            mini-batches of 128 samples in the order of ``data``.
-        steps: Lanczos steps per probe.  probes: Rademacher probes.  seed: of the probes.
-        tolerance: width of the interval, in sparsity, at which to stop: takes steps, and further probes once it is
+            mini-batches in the order of ``data``, see :func:`gwprune.network.losses.batch_deviation`. Its batch size
+            is that of the DataLoader if ``data`` is one, else 128.
+        steps: Lanczos steps per probe.
+        probes: number of Rademacher probes.
+        tolerance: width of the interval, in sparsity, at which to stop. It takes steps, and further probes once it is
             chance that keeps the interval open, until ``steps`` products are spent in all.
         batch_size: samples per pass; by default as many as fit the memory budget.
         device: where to compute (the model is moved); by default where it is.
         reorthogonalize: keep ``steps`` x D numbers per probe and orthogonalise; False for very large networks.
-        storage: of those numbers: ``"device"``, ``"host"`` memory or ``"disk"``.
+        storage: where these lie: ``"device"``, ``"host"`` memory or ``"disk"``.
+        seed: of the probes.
 
     Raises:
         ValueError: for an unknown operator or predictor, an epsilon, steps, probes or tolerance that are not positive,
-            a network without prunable weights, or ``"batch_std"`` with fewer than two batches.
+            a network without prunable weights, or ``"batch_std"`` with fewer than two whole batches or batches of
+            equal loss.
         NotDeterministicError: for a network that is random in eval mode.
 
     Example:
@@ -135,62 +230,53 @@ def predict_threshold(
         raise ValueError(f"steps and probes must be at least 1, got {steps} and {probes}")
     if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(f"tolerance must be between 0 and 1, got {tolerance}")
+    if epsilon != "batch_std" and (isinstance(epsilon, str) or not 0 < float(epsilon) < float("inf")):
+        raise ValueError(f"epsilon must be 'batch_std' or a positive number, got {epsilon!r}")
+    chosen, basis = PREDICTORS[predictor], {"reorthogonalize": reorthogonalize, "storage": storage}
     with eval_mode(model):
-        matrix = curvature_operator(model, loss_fn, data, operator=operator, batch_size=batch_size, device=device)
-        epsilon_value = _deviation(matrix) if epsilon == "batch_std" else _positive(epsilon)
-        ranking = rank("magnitude", matrix.prunable, seed)
-        weights = matrix.prunable.flatten()
-        norms = ranking.pruned_norms(weights)
-        about = {"epsilon": epsilon_value, "dimension": matrix.shape[0], "predictor": predictor, "operator": operator}
-        if predictor == "quadratic":
-            resolution = {} if tolerance is None else {"resolution": tolerance}
-            found = quadratic_threshold(matrix, matrix.gradient(), weights, ranking.ranks, epsilon_value, **resolution)
-            met = None if tolerance is None else found.upper - found.lower <= tolerance
-            return Prediction(
-                found.value, found.lower, found.upper, steps=found.products, probes=0, standard_error=0.0,
-                tolerance_met=met, _norms=norms, _spectrum=None, **about,
-            )  # fmt: skip
-
-        def threshold(spectrum: Spectrum) -> Estimate:
-            method = spectrum.trace_bound if predictor == "trace_bound" else spectrum.width_threshold
-            return method(lambda count: norms[count], epsilon_value)
-
-        matrix.compact(seed)
-        basis = {"reorthogonalize": reorthogonalize, "storage": storage}
-        options: dict[str, Any] = {"steps": steps, "seed": seed, "semidefinite": operator == "ggn", **basis}
-        if tolerance is None:
-            spectrum, met = probe_spectra(matrix, probes=range(probes), **options), None
-        else:
-            spectrum, met = refine(matrix, threshold, tolerance, probes=probes, **options)
-        if predictor == "statistical_dimension":
-            cones = Cones(matrix, weights, ranking.ranks, spectrum, steps=_CONE_STEPS, **basis)
-            result = cones.threshold(epsilon_value)
-            met = None if tolerance is None else result.upper - result.lower <= tolerance
-        else:
-            result = threshold(spectrum)
+        matrix = operator_for(
+            chosen, model, loss_fn, data, seed=seed, operator=operator, batch_size=batch_size, device=device
+        )
+        value = _batch_std(matrix, data) if epsilon == "batch_std" else float(epsilon)
+        problem = problem_for(chosen, matrix.prunable, seed=seed, operator=matrix, tolerance=tolerance, **basis)
+        if "spectrum" in chosen.needs:
+            problem = replace(problem, spectrum=_spectrum(chosen, problem, value, steps, probes, seed, basis))
+        result = chosen.threshold(problem, value)
+    spectrum = problem.spectrum
     return Prediction(
-        float(result.value), float(result.lower), float(result.upper), steps=spectrum.steps,
-        probes=len(spectrum.probes), standard_error=float(result.standard_error), tolerance_met=met, _norms=norms,
-        _spectrum=spectrum, **about,
+        float(result.value), float(result.lower), float(result.upper), value, problem.dimension,
+        steps=result.products if spectrum is None else spectrum.steps,
+        probes=0 if spectrum is None else len(spectrum.probes), standard_error=float(result.standard_error),
+        predictor=predictor, operator=operator,
+        tolerance_met=None if tolerance is None else bool(result.upper - result.lower <= tolerance),
+        _norms=problem.norms, _spectrum=spectrum,
     )  # fmt: skip
 
 
-def _positive(epsilon: str | float) -> float:
-    if isinstance(epsilon, str) or not 0 < float(epsilon) < float("inf"):
-        raise ValueError(f"epsilon must be 'batch_std' or a positive number, got {epsilon!r}")
-    return float(epsilon)
+def _spectrum(
+    predictor: Predictor, problem: Problem, epsilon: float, steps: int, probes: int, seed: int, basis: dict[str, Any]
+) -> Spectrum:
+    """The spectrum from as many products as were asked for, or as the tolerance takes."""
+    if problem.tolerance is None:
+        return probe_spectra(problem.operator, steps=steps, probes=range(probes), seed=seed, **basis)
+    # The interval of a predictor that takes further products is about that of the width.
+    guide = predictor if predictor.from_spectrum else PREDICTORS["width"]
+
+    def threshold(spectrum: Spectrum) -> Estimate:
+        return guide.threshold(replace(problem, spectrum=spectrum), epsilon)
+
+    return probe_until(problem.operator, threshold, problem.tolerance, steps=steps, probes=probes, seed=seed, **basis)
 
 
-@torch.no_grad()
-def _deviation(matrix: CurvatureOperator) -> float:
-    inputs, targets = matrix.data
-    losses = []
-    for start in range(0, count_samples(inputs) - _DEVIATION_BATCH + 1, _DEVIATION_BATCH):
-        part = slice(start, start + _DEVIATION_BATCH)
-        losses.append(float(matrix.loss_fn(matrix.forward(take(inputs, part)), take(targets, part))))
-    if len(losses) < 2:
+def _batch_std(operator: CurvatureOperator | CompactedOperator, data: Any) -> float:
+    size = (data.batch_size if isinstance(data, DataLoader) else None) or _DEVIATION_BATCH
+    batches = batches_of(operator.data, size)
+    deviation, count = batch_deviation(operator.model, operator.loss_fn, batches, size)
+    if count < 2:
         raise ValueError(
-            f"epsilon='batch_std' needs at least {2 * _DEVIATION_BATCH} samples, got {count_samples(inputs)};"
-            " give a number"
+            f"epsilon='batch_std' needs at least {2 * size} samples (two batches of {size}), got"
+            f" {count_samples(operator.data[0])}; give a number"
         )
-    return _positive(float(np.std(losses, ddof=1)))
+    if not 0 < deviation < float("inf"):
+        raise ValueError(f"epsilon='batch_std' is {deviation}, which is not a positive number; give a number")
+    return deviation

@@ -8,23 +8,22 @@ Products never form the matrix. For a mini-batch loss ``l(w)`` with gradient ``g
 
 from __future__ import annotations
 
-import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..network.losses import mean_gradient
+from ..network.modes import differentiable
 from ..network.prunable import PrunableSet
-from ..network.samples import Batch, as_tensors, count_samples, take
-from ..streams import stream
-from .compaction import compact
+from ..network.samples import Batch, as_tensors, batches_of, call, count_samples, take
 from .graphs import GaussNewtonGraph, HessianGraph, saved_bytes
 from .tape import Tape
 
-__all__ = ["OPERATORS", "CurvatureOperator", "NotDeterministicError", "curvature_operator"]
+__all__ = ["OPERATORS", "CurvatureOperator", "NotDeterministicError", "ProductOperator", "curvature_operator"]
 
 OPERATORS = ("hessian", "ggn")
 _PROBE_SAMPLES = 8
@@ -43,19 +42,62 @@ class NotDeterministicError(RuntimeError):
 _KINDS = {"hessian": HessianGraph, "ggn": GaussNewtonGraph}
 
 
-def _call(model: nn.Module, inputs: Any) -> Any:
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+class ProductOperator(ABC):
+    """A square matrix that is known by its products: ``@`` takes torch or numpy, vectors or blocks.
+
+    Attributes:
+        shape: (D, D).
+        device: where it multiplies.
+        dtype: of its products.
+    """
+
+    shape: tuple[int, int]
+    device: torch.device
+    dtype: torch.dtype
+
+    @abstractmethod
+    def multiply(self, columns: list[Tensor]) -> list[Tensor]:
+        """Products with ``columns``, vectors (D,) on the operator's device and in its dtype."""
+
+    def __matmul__(self, other: Tensor | np.ndarray) -> Tensor | np.ndarray:
+        """Product with a vector (D,) or a block (D, k); torch or numpy in, the same out, floats in the caller's dtype.
+
+        Raises:
+            ValueError: naming both shapes, when they do not fit.
+        """
+        if other.ndim not in (1, 2) or other.shape[0] != self.shape[1]:
+            raise ValueError(f"cannot multiply an operator of shape {self.shape} with {tuple(other.shape)}")
+        block = torch.from_numpy(np.ascontiguousarray(other)) if isinstance(other, np.ndarray) else other
+        block = block.to(self.device, self.dtype)
+        columns = [block] if block.ndim == 1 else list(block.t().contiguous())
+        results = self.multiply(columns)
+        result = results[0] if block.ndim == 1 else torch.stack(results, dim=1)
+        if isinstance(other, np.ndarray):
+            result = result.cpu().numpy()
+            return result.astype(other.dtype, copy=False) if other.dtype.kind == "f" else result
+        return result.to(other.device, other.dtype if other.is_floating_point() else self.dtype)
 
 
-class CurvatureOperator:
+class CurvatureOperator(ProductOperator):
     """Curvature of a network's mean loss on its prunable weights, as a symmetric matrix known by its products.
 
-    Made by :func:`curvature_operator`; see there. Attributes: ``shape`` (D, D), ``dtype``, ``device``,
-    ``prunable`` (the :class:`PrunableSet`), ``samples``, ``batch_size``, ``products`` (how many so far).
+    Made by :func:`curvature_operator`; see there for the arguments.
 
     When the graphs of all batches fit into the memory budget they are kept, so that a product costs only its own
     backward pass: the forward and first backward pass are shared by all products of a Lanczos run. Otherwise each
     batch's graph is shared by the columns of one block.
+
+    Attributes:
+        shape: (D, D).
+        dtype: of the weights.
+        device: of the weights.
+        operator: ``"hessian"`` or ``"ggn"``.
+        prunable: the :class:`PrunableSet`.
+        samples: number of samples.
+        batch_size: samples per pass.
+        products: number of products so far.
+        keeps_graphs: whether the graphs of all batches fit into the memory budget, and are kept.
+        options: operator, batch size and memory budget as they were given.
     """
 
     def __init__(
@@ -88,8 +130,7 @@ class CurvatureOperator:
         self.samples = count_samples(self._inputs)
         self.products = 0
         self._graphs: list | None = None
-        self._smaller: tuple[CurvatureOperator, Tensor] | None = None
-        self._batch_given, self._memory_mb = batch_size is not None, memory_mb
+        self.options = {"operator": operator, "batch_size": batch_size, "memory_mb": memory_mb}
         per_sample = self._graph_bytes()
         if batch_size is None:
             # A quarter of the budget per batch: the products' own temporaries need room beside the graph.
@@ -100,41 +141,26 @@ class CurvatureOperator:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size = min(batch_size, self.samples)
-        self._keep = per_sample * self.samples <= memory_mb * 2**20
+        self.keeps_graphs = per_sample * self.samples <= memory_mb * 2**20
         self._check_determinism()
 
     # -- passes over the data ----------------------------------------------------------------------------------
-
-    @contextmanager
-    def _differentiable(self) -> Iterator[None]:
-        """Gradients on for the prunable weights alone, whatever the caller has frozen."""
-        every = list(self.model.parameters())
-        flags = [parameter.requires_grad for parameter in every]
-        for parameter in every:
-            parameter.requires_grad_(False)
-        for parameter in self.prunable.parameters:
-            parameter.requires_grad_(True)
-        try:
-            with torch.enable_grad():
-                yield
-        finally:
-            for parameter, flag in zip(every, flags, strict=True):
-                parameter.requires_grad_(flag)
 
     @property
     def data(self) -> Batch:
         """All samples (input, target) on the device."""
         return self._inputs, self._targets
 
-    def forward(self, inputs: Any) -> Any:
-        """The network's output; a tuple of inputs is spread over its arguments."""
-        return _call(self.model, inputs)
+    @property
+    def semidefinite(self) -> bool:
+        """Whether the matrix has no negative eigenvalue for every convex loss: the Gauss-Newton matrix."""
+        return self.operator == "ggn"
 
     def _graph(self, part: slice):
         inputs, targets = take(self._inputs, part), take(self._targets, part)
         return _KINDS[self.operator].build(
             Tape(self.prunable.parameters),
-            lambda: self.forward(inputs),
+            lambda: call(self.model, inputs),
             lambda output: self.loss_fn(output, targets),
             self.prunable.parameters,
         )
@@ -149,7 +175,7 @@ class CurvatureOperator:
         few = max(1, min(_PROBE_SAMPLES, self.samples // 2))
         sizes = []
         for count in (few, 2 * few):
-            with self._differentiable(), saved_bytes() as saved:
+            with differentiable(self.model, self.prunable), saved_bytes() as saved:
                 graph = self._graph(slice(0, count))
             sizes.append(saved())
             del graph
@@ -162,7 +188,7 @@ class CurvatureOperator:
         part = slice(0, min(_TRIAL_SAMPLES, self.samples))
         results = []
         for _ in range(2):
-            with self._differentiable():
+            with differentiable(self.model, self.prunable):
                 graph = self._graph(part)
                 product = graph.product(self.prunable.parameters, self.prunable.unflatten(vector), False)
             results.append(self.prunable.flatten(product))
@@ -179,19 +205,12 @@ class CurvatureOperator:
 
     # -- products ------------------------------------------------------------------------------------------------
 
-    def _multiply(self, columns: list[Tensor]) -> list[Tensor]:
-        if self._smaller is not None:
-            inner, index = self._smaller
-            self.products += len(columns)
-            return [
-                torch.zeros_like(column).index_copy_(0, index, part)
-                for column, part in zip(columns, inner._multiply([column[index] for column in columns]), strict=True)
-            ]
+    def multiply(self, columns: list[Tensor]) -> list[Tensor]:
         parameters = self.prunable.parameters
         vectors = [self.prunable.unflatten(column) for column in columns]
         sums = [torch.zeros_like(column) for column in columns]
-        with self._differentiable():
-            if self._keep and self._graphs is None:
+        with differentiable(self.model, self.prunable):
+            if self.keeps_graphs and self._graphs is None:
                 self._graphs = [self._graph(part) for part, _ in self._batches()]
             for index, (part, weight) in enumerate(self._batches()):
                 graph = self._graphs[index] if self._graphs is not None else self._graph(part)
@@ -202,83 +221,14 @@ class CurvatureOperator:
         self.products += len(columns)
         return sums
 
-    def __matmul__(self, other: Tensor | np.ndarray) -> Tensor | np.ndarray:
-        """Product with a vector (D,) or a block (D, k); torch or numpy in, the same out, floats in the caller's dtype.
-
-        Raises:
-            ValueError: naming both shapes, when they do not fit.
-        """
-        if other.ndim not in (1, 2) or other.shape[0] != self.shape[1]:
-            raise ValueError(f"cannot multiply an operator of shape {self.shape} with {tuple(other.shape)}")
-        block = torch.from_numpy(np.ascontiguousarray(other)) if isinstance(other, np.ndarray) else other
-        block = block.to(self.device, self.dtype)
-        columns = [block] if block.ndim == 1 else list(block.t().contiguous())
-        results = self._multiply(columns)
-        result = results[0] if block.ndim == 1 else torch.stack(results, dim=1)
-        if isinstance(other, np.ndarray):
-            result = result.cpu().numpy()
-            return result.astype(other.dtype, copy=False) if other.dtype.kind == "f" else result
-        return result.to(other.device, other.dtype if other.is_floating_point() else self.dtype)
-
     def gradient(self) -> Tensor:
         """Gradient of the mean loss with respect to the prunable weights, shape (D,)."""
-        total = torch.zeros(self.shape[0], device=self.device, dtype=self.dtype)
-        with self._differentiable():
-            for part, weight in self._batches():
-                inputs, targets = take(self._inputs, part), take(self._targets, part)
-                value = self.loss_fn(self.forward(inputs), targets)
-                gradient = torch.autograd.grad(value, self.prunable.parameters, materialize_grads=True)
-                total.add_(self.prunable.flatten(gradient), alpha=weight)
-        return total
+        batches = batches_of(self.data, self.batch_size)
+        return mean_gradient(self.model, self.loss_fn, batches, self.samples, self.prunable, self.dtype)
 
     def release(self) -> None:
-        """Give back the memory of kept graphs and forget :meth:`compact`; the next product starts from the weights."""
-        self._graphs = self._smaller = None
-
-    def compact(self, seed: int = 0) -> int:
-        """Compute from now on with the network without its dead units: the same matrix to rounding, less work.
-
-        Takes one product with a random vector, which shows the rows that are exactly zero, and one to compare. The
-        smaller network is a copy: weights that change afterwards need :meth:`release`.
-
-        Returns:
-            The number of prunable weights that products still compute on: D when nothing could be taken out.
-        """
-        if self._smaller is not None:
-            return self._smaller[0].shape[0]
-        vector = torch.randn(self.shape[0], generator=stream(seed, "dead units"))
-        vector = vector.to(self.device, self.dtype)
-        keep, self._keep = self._keep, False
-        expected = self._multiply([vector])[0]
-        self._keep = keep
-
-        def run(model: nn.Module) -> None:
-            for part, _ in self._batches():
-                _call(model, take(self._inputs, part))
-
-        found = compact(self.model, self.prunable, expected == 0, run)
-        if found is None:
-            return self.shape[0]
-        inner = CurvatureOperator(
-            found.model,
-            self.loss_fn,
-            self.data,
-            operator=self.operator,
-            batch_size=self.batch_size if self._batch_given else None,
-            memory_mb=self._memory_mb,
-        )
-        self.release()
-        self._smaller = inner, found.index.to(self.device)
-        difference = (self._multiply([vector])[0] - expected).norm()
-        if difference > 300 * torch.finfo(self.dtype).eps * expected.norm():
-            self._smaller = None
-            warnings.warn(
-                "the network without its dead units has another curvature (relative difference"
-                f" {(difference / expected.norm()).item():.2g}); products stay on the full network",
-                stacklevel=2,
-            )
-            return self.shape[0]
-        return inner.shape[0]
+        """Give back the memory of kept graphs; the next product starts from the weights."""
+        self._graphs = None
 
 
 def curvature_operator(
@@ -296,7 +246,7 @@ def curvature_operator(
     Args:
         model: any module in eval mode whose forward pass can be differentiated twice.
         loss_fn: ``loss_fn(output, target)``, the mean over the samples it is given; unequal batches are weighted.
-        data: a pair (input, target), a Dataset or a DataLoader of pairs; inputs may be tuples. Read once.
+        data: a pair (input, target), a Dataset or a DataLoader of pairs; inputs may be tuples. It is read once.
         operator: ``"hessian"`` or ``"ggn"``.
         batch_size: samples per pass; by default as many as a quarter of ``memory_mb`` holds.
         device: where to compute (the model is moved); by default where the model is.
@@ -306,7 +256,8 @@ def curvature_operator(
         An operator with ``shape`` (D, D) and ``@`` on (D,) and (D, k).
 
     Raises:
-        ValueError: unknown operator, training mode, no prunable weights, or no data.
+        ValueError: for an unknown operator, a network in training mode or without prunable weights, or no data.
+        FloatingPointError: when a product is not finite.
         NotDeterministicError: when two products with one vector differ.
 
     Example: for least squares ``mean (x w - y)^2`` the Hessian is ``2 mean x x^T``.

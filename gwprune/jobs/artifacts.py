@@ -21,7 +21,7 @@ from .. import models
 from ..network.prunable import PrunableSet
 from ..pruning import GemSearch, Ranking, removed_count
 from ..spectral.lanczos import Jacobi
-from ..spectral.width import ProbeSpectrum
+from ..spectral.spectrum import ProbeSpectrum
 from ..storage.checkpoints import digest
 from ..storage.files import atomic_path, save_tensors
 from ..storage.owners import ArtifactError, refuse_foreign

@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from tqdm import tqdm
 
 from .. import datasets
 from ..datasets import DeviceSplit
+from ..network.losses import batch_deviation
 from ..network.prunable import PrunableSet
 from ..storage.files import write_json
 from ..streams import stream_seed
 from ..tables.schemas import write_table
-from ..training.evaluation import Evaluation, batch_losses, evaluate, l1_norm
+from ..training.evaluation import Evaluation, evaluate, l1_norm
 from ..training.train import EpochRecord, Recipe, train
 from .artifacts import build_network, save_network
 from .job import Job
@@ -146,12 +148,13 @@ def train_dense(
                 progress=progress_of(job, plan.epochs, show),
             )
     values = {name: measure(model, prunable, split, plan.l1) for name, split in splits.items()}
-    losses = batch_losses(model, splits["train"], plan.batch_size)
+    batches = splits["train"].batches(plan.batch_size)
+    deviation, count = batch_deviation(model, functional.cross_entropy, batches, plan.batch_size)
     summary = {
         "owner": job.key,
         "splits": values,
-        "batch_std": float(losses.std()) if len(losses) > 1 else 0.0,
-        "batches": len(losses),
+        "batch_std": deviation,
+        "batches": count,
         "batch_size": plan.batch_size,
         "l1": plan.l1,
         "dimension": prunable.dimension,

@@ -1,207 +1,244 @@
-"""Stages `spectrum`, `quadratic`, `statistical_dimension` and `predict`: everything that is known before pruning."""
+"""The work of the rules that predict: everything that is known before pruning.
+
+Each function takes the job, its named files, and its settings.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch.nn import functional
 from tqdm import tqdm
 
 from .. import datasets
-from ..curvature.operator import CurvatureOperator, curvature_operator
 from ..datasets import DeviceSplit
 from ..network.prunable import PrunableSet
-from ..pruning import rank, removed_count
-from ..spectral.cones import Cones, ConeThreshold
-from ..spectral.quadratic import QuadraticThreshold, quadratic_threshold
-from ..spectral.width import Estimate, Spectrum, probe_spectra
+from ..predict import operator_for, problem_for, width_curve
+from ..spectral.predictors import PREDICTORS, Predictor
+from ..spectral.probes import probe_spectra
+from ..spectral.problem import Problem
+from ..spectral.spectrum import Spectrum
 from ..storage.checkpoints import RecordedOperator, arithmetic, digest
 from ..tables.schemas import write_table
 from ..tables.thresholds import epsilons_of
 from .artifacts import load_network, load_probe, save_probe, weights_digest
 from .job import Job
 
-__all__ = ["curve_sparsities", "predict", "quadratic", "spectrum", "statistical_dimension"]
+__all__ = [
+    "OperatorSettings", "PredictSettings", "ProductsSettings", "SpectrumSettings", "curve_sparsities", "predict",
+    "predict_with_products", "spectrum",
+]  # fmt: skip
 
 logger = logging.getLogger("gwprune")
 
 
-def _operator(job: Job, data: str, network: str, operator: str, settings: Mapping[str, Any]) -> CurvatureOperator:
-    model = load_network(network, job.device, owner=job.key)
-    split = DeviceSplit.from_data(datasets.load(data), "train", job.device).subset(settings["samples"], job.seed)
-    result = curvature_operator(
-        model,
+@dataclass(frozen=True, kw_only=True)
+class OperatorSettings:
+    """How a job multiplies by the curvature.
+
+    Attributes:
+        samples: number of training images; None: all.
+        batch_size: samples per pass; None: as many as fit the memory.
+        memory_mb: memory in MiB for kept graphs.
+        reorthogonalize: whether Lanczos runs keep and use their basis.
+        basis: where it lies: ``"device"``, ``"host"`` or ``"disk"``.
+        checkpoint: file that keeps the products until the job is complete; empty: none.
+    """
+
+    samples: int | None
+    batch_size: int | None
+    memory_mb: int
+    reorthogonalize: bool = True
+    basis: str = "device"
+    checkpoint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectrumSettings(OperatorSettings):
+    """Settings of :func:`spectrum`.
+
+    Attributes:
+        operator: ``"hessian"`` or ``"ggn"``.
+        probe: number of the probe.
+        steps: Lanczos steps.
+    """
+
+    operator: str
+    probe: int
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings:
+    """Settings of :func:`predict`.
+
+    Attributes:
+        probes: operator -> files of its probes, in the order of their numbers.
+        epsilon_rules: ``batch_std``, ``relative:x`` or ``absolute:x``.
+        sparsities: those that the width curve must hold.
+        predictors: names; by default all that need the spectrum alone.
+    """
+
+    probes: Mapping[str, Sequence[str]]
+    epsilon_rules: Sequence[str]
+    sparsities: Sequence[float]
+    predictors: Sequence[str] = tuple(name for name, entry in PREDICTORS.items() if entry.from_spectrum)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductsSettings(OperatorSettings):
+    """Settings of :func:`predict_with_products`.
+
+    Attributes:
+        predictor: its name.
+        operators: some of ``"hessian"`` and ``"ggn"``.
+        epsilon_rules: ``batch_std``, ``relative:x`` or ``absolute:x``.
+        probes: operator -> files of its probes; empty for a predictor that does not need the spectrum.
+        cone_steps: most Lanczos steps from one removed vector.
+    """
+
+    predictor: str
+    operators: Sequence[str]
+    epsilon_rules: Sequence[str]
+    probes: Mapping[str, Sequence[str]]
+    cone_steps: int = 64
+
+
+def _operator(job: Job, inputs: Mapping[str, str], predictor: Predictor, name: str, settings: OperatorSettings) -> Any:
+    """The operator; with a checkpoint, its products are kept on file until the job is complete."""
+    split = DeviceSplit.from_data(datasets.load(inputs["data"]), "train", job.device)
+    how = {"batch_size": settings.batch_size, "memory_mb": settings.memory_mb}
+    operator = operator_for(
+        predictor,
+        load_network(inputs["network"], job.device, owner=job.key),
         functional.cross_entropy,
-        split.as_tensors(),
-        operator=operator,
-        batch_size=settings["batch_size"],
-        memory_mb=settings["memory_mb"],
+        split.subset(settings.samples, job.seed).as_tensors(),
+        seed=job.seed,
+        operator=name,
+        **how,
     )
     logger.info(
-        "%s of order %d on %d samples, batches of %d", operator, *result.shape[:1], result.samples, result.batch_size
+        "%s of order %d on %d samples, batches of %d", name, *operator.shape[:1], operator.samples, operator.batch_size
     )
-    return result
-
-
-def _recorded(
-    job: Job, data: str, network: str, operator: str, settings: Mapping[str, Any], checkpoint: str
-) -> RecordedOperator:
-    """The operator without its dead units, whose products are kept on file until the job is complete.
-
-    Finding dead units takes two products, so it pays where many follow.
-    """
-    matrix = _operator(job, data, network, operator, settings)
-    logger.info("without dead units, products compute on %d weights", matrix.compact(job.seed))
+    if not settings.checkpoint:
+        return operator
     belongs_to = {
-        "operator": operator,
+        "operator": name,
         "seed": job.seed,
         "arithmetic": arithmetic(job.device),
-        "samples": {key: settings[key] for key in ("samples", "batch_size", "memory_mb")},
-        "network": digest(*load_network(network).state_dict().values()),
-        "data": datasets.load(data, verify=False).fingerprint,  # it was verified when it was read for the operator
+        "samples": {"samples": settings.samples, **how},
+        "network": digest(*load_network(inputs["network"]).state_dict().values()),
+        # The file was verified when it was read for the operator.
+        "data": datasets.load(inputs["data"], verify=False).fingerprint,
     }
-    return RecordedOperator(matrix, checkpoint, belongs_to, written=job.interruption.check)
+    return RecordedOperator(operator, settings.checkpoint, belongs_to, written=job.interruption.check)
 
 
-def spectrum(
-    job: Job,
-    data: str,
-    network: str,
-    path: str,
-    *,
-    operator: str,
-    probe: int,
-    settings: Mapping[str, Any],
-    checkpoint: str,
-) -> None:
-    """One Lanczos run: writes the raw Jacobi coefficients."""
-    matrix = _recorded(job, data, network, operator, settings, checkpoint)
-    with tqdm(total=settings["steps"], unit="product", disable=None) as bar, job.interruption.deferred():
+def spectrum(job: Job, inputs: Mapping[str, str], outputs: Mapping[str, str], settings: SpectrumSettings) -> None:
+    """One Lanczos run: writes the raw Jacobi coefficients.
+
+    Args:
+        job: the run and seed.
+        inputs: ``data``, ``network``.
+        outputs: ``probe``.
+        settings: see :class:`SpectrumSettings`.
+    """
+    operator = _operator(job, inputs, PREDICTORS["width"], settings.operator, settings)
+    with tqdm(total=settings.steps, unit="product", disable=None) as bar, job.interruption.deferred():
         result = probe_spectra(
-            matrix,
-            steps=settings["steps"],
-            probes=[probe],
+            operator,
+            steps=settings.steps,
+            probes=[settings.probe],
             seed=job.seed,
-            semidefinite=operator == "ggn",
-            reorthogonalize=settings["reorthogonalize"],
-            storage=settings["basis"],
+            reorthogonalize=settings.reorthogonalize,
+            storage=settings.basis,
             progress=lambda step: bar.update(step - bar.n),
         )
     logger.info("%d of %d rows are not zero; %d steps", result.active, result.dimension, result.steps)
-    save_probe(path, result.probes[0], owner=_owner(job, operator, probe, matrix.prunable))
-    matrix.remove()
+    save_probe(
+        outputs["probe"], result.probes[0], owner=_owner(job, settings.operator, settings.probe, operator.prunable)
+    )
+    if settings.checkpoint:
+        operator.remove()
 
 
-def _row(
-    key: Mapping[str, Any],
-    predictor: str,
-    epsilon: float,
-    dimension: int,
-    steps: int,
-    probes: int,
-    result: Estimate | QuadraticThreshold | ConeThreshold,
-) -> dict[str, Any]:
-    return {
-        **key,
-        "predictor": predictor,
-        "epsilon": epsilon,
-        "dimension": dimension,
-        "steps": steps,
-        "probes": probes,
-        "threshold": float(result.value),
-        "threshold_lower": float(result.lower),
-        "threshold_upper": float(result.upper),
-    }
-
-
-def _threshold_rows(
-    job: Job,
-    predictor: str,
-    operator: str,
-    tolerances: Mapping[str, float],
-    dimension: int,
-    probes: int,
-    find: Callable[[float], QuadraticThreshold | ConeThreshold],
+def _rows(
+    job: Job, predictor: Predictor, operator: str, problem: Problem, tolerances: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Rows of the thresholds that ``find`` names for each epsilon rule's tolerance."""
+    """Rows of table `predictions`: the threshold of each epsilon rule's tolerance."""
     rows = []
     for rule, epsilon in tolerances.items():
-        result = find(epsilon)
-        logger.info("%s, %s, %s (epsilon %.6g): %s", predictor, operator, rule, epsilon, result)
-        key = {**job.key, "operator": operator, "epsilon_rule": rule}
-        rows.append(_row(key, predictor, epsilon, dimension, result.products, probes, result))
+        result = predictor.threshold(problem, epsilon)
+        logger.info("%s, %s, %s (epsilon %.6g): %s", predictor.name, operator, rule, epsilon, result)
+        rows.append(
+            {
+                **job.key,
+                "predictor": predictor.name,
+                "operator": operator,
+                "epsilon_rule": rule,
+                "epsilon": epsilon,
+                "dimension": problem.dimension,
+                "steps": problem.spectrum.steps if predictor.from_spectrum else result.products,
+                "probes": 0 if problem.spectrum is None else len(problem.spectrum.probes),
+                "threshold": float(result.value),
+                "threshold_lower": float(result.lower),
+                "threshold_upper": float(result.upper),
+            }
+        )
     return rows
 
 
-def quadratic(
-    job: Job,
-    data: str,
-    network: str,
-    dense: str,
-    path: str,
-    *,
-    operators: Sequence[str],
-    epsilon_rules: Sequence[str],
-    settings: Mapping[str, Any],
+def predict_with_products(
+    job: Job, inputs: Mapping[str, str], outputs: Mapping[str, str], settings: ProductsSettings
 ) -> None:
-    """Predictor `quadratic`: where the local model of the loss rise reaches each tolerance. A few products each."""
-    tolerances, rows = epsilons_of(dense, epsilon_rules, owner=job.key), []
-    for operator in operators:
-        matrix = _operator(job, data, network, operator, settings)
-        weights = matrix.prunable.flatten()
-        ranking = rank("magnitude", matrix.prunable, job.seed)
-        find = partial(quadratic_threshold, matrix, matrix.gradient(), weights, ranking.ranks)
-        rows += _threshold_rows(job, "quadratic", operator, tolerances, ranking.dimension, 0, find)
-    write_table("predictions", rows, path, job.provenance())
+    """A predictor that multiplies by the operator, or needs the gradient: writes its thresholds.
 
-
-def statistical_dimension(
-    job: Job,
-    data: str,
-    network: str,
-    dense: str,
-    probes: Sequence[str],
-    path: str,
-    *,
-    operator: str,
-    epsilon_rules: Sequence[str],
-    settings: Mapping[str, Any],
-    checkpoint: str,
-) -> None:
-    """Predictor `statistical_dimension`: where that of the cone at the removed vector meets the sparsity."""
-    matrix = _recorded(job, data, network, operator, settings, checkpoint)
-    known = _known(job, operator, probes, matrix.prunable)
-    cones = Cones(
-        matrix,
-        matrix.prunable.flatten(),
-        rank("magnitude", matrix.prunable, job.seed).ranks,
-        known,
-        steps=settings["cone_steps"],
-        reorthogonalize=settings["reorthogonalize"],
-        storage=settings["basis"],
+    Args:
+        job: the run and seed.
+        inputs: ``data``, ``network``, ``dense``; the files of the probes stand in the settings.
+        outputs: ``predictions``.
+        settings: see :class:`ProductsSettings`.
+    """
+    predictor, tolerances = (
+        PREDICTORS[settings.predictor],
+        epsilons_of(inputs["dense"], settings.epsilon_rules, owner=job.key),
     )
-    tolerances = epsilons_of(dense, epsilon_rules, owner=job.key)
-    name, number = "statistical_dimension", len(known.probes)
-    with job.interruption.deferred():
-        rows = _threshold_rows(job, name, operator, tolerances, known.dimension, number, cones.threshold)
-    write_table("predictions", rows, path, job.provenance())
-    matrix.remove()
+    rows, operators = [], []
+    for name in settings.operators:
+        operator = _operator(job, inputs, predictor, name, settings)
+        operators.append(operator)
+        # Without a checkpoint there is nothing to wait for.
+        with job.interruption.deferred() if settings.checkpoint else nullcontext():
+            problem = problem_for(
+                predictor,
+                operator.prunable,
+                seed=job.seed,
+                operator=operator,
+                spectrum=_spectrum(job, name, settings.probes[name], operator.prunable)
+                if "spectrum" in predictor.needs
+                else None,
+                steps=settings.cone_steps,
+                reorthogonalize=settings.reorthogonalize,
+                storage=settings.basis,
+            )
+            rows += _rows(job, predictor, name, problem, tolerances)
+    write_table("predictions", rows, outputs["predictions"], job.provenance())
+    for operator in operators if settings.checkpoint else ():
+        operator.remove()
 
 
 def _owner(job: Job, operator: str, probe: int, prunable: PrunableSet) -> dict[str, Any]:
     return {**job.key, "operator": operator, "probe": probe, "weights": weights_digest(prunable)}
 
 
-def _known(job: Job, operator: str, files: Sequence[str], prunable: PrunableSet) -> Spectrum:
-    """The spectrum of these files of probes 0, 1, ..., which must be those of this operator and network."""
-    probes = (load_probe(file, owner=_owner(job, operator, probe, prunable)) for probe, file in enumerate(files))
-    known = Spectrum(tuple(probes))
-    if known.dimension != prunable.dimension:
-        raise ValueError(f"{files[0]} is of order {known.dimension}, the network has {prunable.dimension} weights")
-    return known
+def _spectrum(job: Job, operator: str, files: Sequence[str], prunable: PrunableSet) -> Spectrum:
+    """The spectrum from these files of probes 0, 1, ..., which must be those of this operator and network."""
+    owners = (_owner(job, operator, number, prunable) for number in range(len(files)))
+    return Spectrum(tuple(load_probe(file, owner=owner) for file, owner in zip(files, owners, strict=True)))
 
 
 def curve_sparsities(asked: Sequence[float], points: int = 81) -> list[float]:
@@ -210,45 +247,39 @@ def curve_sparsities(asked: Sequence[float], points: int = 81) -> list[float]:
     return sorted(even | set(asked))
 
 
-def predict(
-    job: Job,
-    network: str,
-    dense: str,
-    probes: Mapping[str, Sequence[str]],
-    *,
-    spectra: str,
-    curves: str,
-    predictions: str,
-    epsilon_rules: Sequence[str],
-    sparsities: Sequence[float],
-) -> None:
-    """Predictors `width` and `trace_bound` from the probes (operator -> files): curves, spectra, thresholds."""
-    prunable = PrunableSet(load_network(network, owner=job.key))
-    norms = rank("magnitude", prunable, job.seed).pruned_norms(prunable.flatten())
-    rows: dict[str, list[dict[str, Any]]] = {"spectra": [], "width_curves": [], "predictions": []}
-    grid = curve_sparsities(sparsities)
-    radii = norms[[removed_count(s, prunable.dimension) for s in grid]]
-    for operator, files in probes.items():
-        known = _known(job, operator, files, prunable)
-        for number, probe in enumerate(known.probes):
+def predict(job: Job, inputs: Mapping[str, str], outputs: Mapping[str, str], settings: PredictSettings) -> None:
+    """What follows from the probes alone: writes spectra, width curves, and the thresholds of the predictors.
+
+    Args:
+        job: the run and seed.
+        inputs: ``network``, ``dense``; the files of the probes stand in the settings.
+        outputs: ``spectra``, ``curves``, ``predictions``.
+        settings: see :class:`PredictSettings`.
+    """
+    prunable = PrunableSet(load_network(inputs["network"], owner=job.key))
+    rows: dict[str, list[dict[str, Any]]] = {"spectra": [], "curves": [], "predictions": []}
+    tolerances, grid = (
+        epsilons_of(inputs["dense"], settings.epsilon_rules, owner=job.key),
+        curve_sparsities(settings.sparsities),
+    )
+    problem = problem_for(PREDICTORS["width"], prunable, seed=job.seed)
+    for operator, files in settings.probes.items():
+        problem = replace(problem, spectrum=_spectrum(job, operator, files, prunable))
+        for number, probe in enumerate(problem.spectrum.probes):
             for name in probe.rules:
                 key = {**job.key, "operator": operator, "probe": number, "rule": name}
                 rows["spectra"] += [
                     {**key, "node": float(node), "weight": float(weight)}
                     for node, weight in zip(*probe.full_rule(name), strict=True)
                 ]
-        for rule, epsilon in epsilons_of(dense, epsilon_rules, owner=job.key).items():
+        for rule, epsilon in tolerances.items():
             key = {**job.key, "operator": operator, "epsilon_rule": rule}
-            width = known.width(radii, epsilon)
-            parts = zip(grid, radii, width.value, width.lower, width.upper, strict=True)
-            names = ("sparsity", "pruned_norm", "width", "width_lower", "width_upper")
-            rows["width_curves"] += [{**key, **dict(zip(names, map(float, part), strict=True))} for part in parts]
-            for predictor in ("width", "trace_bound"):
-                method = known.width_threshold if predictor == "width" else known.trace_bound
-                result = method(lambda count: norms[count], epsilon)
-                logger.info("%s, %s, %s (epsilon %.6g): %s", predictor, operator, rule, epsilon, result)
-                rows["predictions"].append(
-                    _row(key, predictor, epsilon, known.dimension, known.steps, len(known.probes), result)
-                )
-    for name, path in (("spectra", spectra), ("width_curves", curves), ("predictions", predictions)):
-        write_table(name, rows[name], path, job.provenance())
+            curve = width_curve(problem.spectrum, problem.norms, grid, epsilon)
+            rows["curves"] += [
+                {**key, **dict(zip(curve, map(float, values), strict=True))}
+                for values in zip(*curve.values(), strict=True)
+            ]
+        for name in settings.predictors:
+            rows["predictions"] += _rows(job, PREDICTORS[name], operator, problem, tolerances)
+    for output, table in (("spectra", "spectra"), ("curves", "width_curves"), ("predictions", "predictions")):
+        write_table(table, rows[output], outputs[output], job.provenance())

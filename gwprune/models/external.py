@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..names import choice, function_of
+from ..network.modes import eval_mode
 from ..options import Options, options
 from .checks import Shape
 
@@ -123,16 +124,11 @@ def _check_output(name: str, model: nn.Module, input_shape: Shape, classes: int)
     """Run a batch of two zeros through a network, so that a wrong shape shows now and not in training."""
     like = next(model.parameters(), torch.empty(0))
     inputs = torch.zeros(2, *input_shape, device=like.device, dtype=like.dtype)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
-        with torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             logits = model(inputs)
     except Exception as error:
         raise ValueError(f"network {name!r}: cannot take inputs of shape {input_shape}: {error}") from error
-    finally:
-        for module, training in modes:
-            module.training = training
     got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if got != (2, classes):
         raise ValueError(f"network {name!r}: a batch of 2 must give logits of shape (2, {classes}), got {got}")

@@ -10,7 +10,40 @@ from torch import nn
 
 from .prunable import PrunableSet
 
-__all__ = ["undisturbed"]
+__all__ = ["differentiable", "eval_mode", "undisturbed"]
+
+
+@contextmanager
+def eval_mode(model: nn.Module, training: bool = False) -> Iterator[None]:
+    """The network in eval mode; every module's own mode comes back afterwards.
+
+    Args:
+        model: the network.
+        training: take training mode instead.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def differentiable(model: nn.Module, prunable: PrunableSet) -> Iterator[None]:
+    """Gradients on for the prunable weights alone, whatever the caller has frozen; the flags come back afterwards."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    for parameter, _ in flags:
+        parameter.requires_grad_(False)
+    for parameter in prunable.parameters:
+        parameter.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 @contextmanager
@@ -21,26 +54,16 @@ def undisturbed(model: nn.Module, differentiate: PrunableSet | None = None, trai
     which at initialisation are those of the identity (as in Tanaka et al. 2020), and dropout is off.
 
     Args:
-        training: take training mode instead.
+        model: the network.
         differentiate: switch gradients on for these weights and off for all other parameters.
+        training: take training mode instead.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    model.train(training)
+    gradients = torch.no_grad() if differentiate is None else differentiable(model, differentiate)
     try:
-        if differentiate is not None:
-            for parameter, _ in flags:
-                parameter.requires_grad_(False)
-            for parameter in differentiate.parameters:
-                parameter.requires_grad_(True)
-        with torch.set_grad_enabled(differentiate is not None):
+        with eval_mode(model, training), gradients:
             yield
     finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)

@@ -21,7 +21,8 @@ class PrunableSet:
     Attributes:
         names: parameter names, e.g. ``"layers.0.weight"``.
         parameters: the tensors themselves, not copies.
-        shapes, sizes: shape and number of elements of each.
+        shapes: shape of each.
+        sizes: number of elements of each.
         dimension: D.
 
     Raises:
@@ -52,10 +53,6 @@ class PrunableSet:
 
     def __repr__(self) -> str:
         return f"PrunableSet(dimension={self.dimension}, tensors={len(self.names)})"
-
-    def same_as(self, other: PrunableSet) -> bool:
-        """Whether both sets have the same names and shapes in the same order."""
-        return self.signature == other.signature
 
     @property
     def signature(self) -> str:

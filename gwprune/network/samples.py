@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["Batch", "as_tensors", "count_samples", "take"]
+__all__ = ["Batch", "as_tensors", "batches_of", "call", "count_samples", "take"]
 
 Batch = tuple[Any, Any]
 
@@ -23,11 +23,24 @@ def _to(value: Any, device: torch.device) -> Any:
 
 
 def count_samples(value: Any) -> int:
+    """Number of samples of a tensor, or of a (nested) tuple of tensors with the samples along axis 0."""
     return len(value) if isinstance(value, Tensor) else count_samples(value[0])
 
 
 def take(value: Any, part: slice) -> Any:
+    """The samples ``part`` of a tensor, or of a (nested) tuple of tensors."""
     return value[part] if isinstance(value, Tensor) else tuple(take(item, part) for item in value)
+
+
+def batches_of(data: Batch, size: int) -> Iterator[Batch]:
+    """(input, target) in stored order, ``size`` samples at a time; the last batch may be smaller."""
+    for start in range(0, count_samples(data[0]), size):
+        yield take(data[0], slice(start, start + size)), take(data[1], slice(start, start + size))
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """The network's output; a tuple of inputs is spread over its arguments."""
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
 def _join(values: Sequence[Any]) -> Any:
@@ -39,11 +52,19 @@ def _join(values: Sequence[Any]) -> Any:
 def as_tensors(data: Any, device: torch.device) -> Batch:
     """All samples of ``data`` as one (input, target) on ``device``, in the order in which they come once.
 
-    ``data`` is a pair (input, target), a ``Dataset`` of pairs, or a ``DataLoader`` of batches of pairs; an input may
-    be a tuple of tensors. A shuffling loader is read once, so the operator never sees another order.
+    A shuffling loader is read once, so the operator never sees another order.
+
+    Args:
+        data: a pair (input, target), a ``Dataset`` of pairs, or a ``DataLoader`` of batches of pairs; an input may be
+            a tuple of tensors.
+        device: where the tensors shall lie.
+
+    Returns:
+        (input, target), with the samples along axis 0.
 
     Raises:
-        TypeError: for anything else.  ValueError: for no samples or unequal lengths.
+        TypeError: for data of another kind.
+        ValueError: for no samples, or for unequal numbers of inputs and targets.
     """
     if isinstance(data, Dataset):
         data = DataLoader(data, batch_size=1024)

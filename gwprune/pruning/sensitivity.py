@@ -6,26 +6,14 @@ import torch
 from torch import Tensor
 
 from ..curvature.operator import curvature_operator
+from ..network.losses import mean_gradient
 from ..network.modes import undisturbed
-from ..network.samples import count_samples
 from ..spectral.lanczos import rademacher
 from .subject import Subject
 
-__all__ = ["grasp", "mean_gradient", "obd", "snip", "taylor"]
+__all__ = ["grasp", "obd", "snip", "taylor"]
 
 _PROBES_AT_ONCE = 8
-
-
-def mean_gradient(subject: Subject) -> Tensor:
-    """Gradient of the mean loss over all samples with respect to the prunable weights, float64 (D,)."""
-    prunable = subject.prunable
-    total = torch.zeros(prunable.dimension, dtype=torch.float64, device=subject.device)
-    with undisturbed(subject.model, differentiate=prunable):
-        for inputs, labels in subject.batches():
-            loss = subject.loss_fn(subject.forward(inputs), labels)
-            gradient = torch.autograd.grad(loss, prunable.parameters, materialize_grads=True)
-            total.add_(prunable.flatten(gradient), alpha=count_samples(labels) / subject.samples)
-    return total
 
 
 def taylor(subject: Subject) -> Tensor:
@@ -34,7 +22,12 @@ def taylor(subject: Subject) -> Tensor:
     Molchanov et al., Importance estimation for neural network pruning (arXiv 1906.10771), the first-order importance
     (g w)^2 per weight, in the same order; g is the gradient of the mean loss over all samples.
     """
-    return (mean_gradient(subject) * subject.prunable.flatten()).abs()
+    prunable = subject.prunable
+    with undisturbed(subject.model):
+        gradient = mean_gradient(
+            subject.model, subject.loss_fn, subject.batches(), subject.samples, prunable, torch.float64
+        )
+    return (gradient * prunable.flatten()).abs()
 
 
 def snip(subject: Subject) -> Tensor:

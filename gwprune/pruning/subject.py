@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..network.prunable import PrunableSet
-from ..network.samples import as_tensors, count_samples, take
+from ..network.samples import as_tensors, batches_of, count_samples
 
 __all__ = ["Subject"]
 
@@ -71,11 +71,4 @@ class Subject:
 
     def batches(self, batch_size: int | None = None) -> Iterator[tuple[Any, Any]]:
         """(inputs, labels) in stored order, ``batch_size`` samples at a time; the last may be smaller."""
-        size = batch_size or self.batch_size or _DEFAULT_BATCH
-        for start in range(0, self.samples, size):
-            part = slice(start, start + size)
-            yield take(self.data[0], part), take(self.data[1], part)
-
-    def forward(self, inputs: Any) -> Any:
-        """The network's output; a tuple of inputs is spread over its arguments."""
-        return self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)
+        return batches_of(self.data, batch_size or self.batch_size or _DEFAULT_BATCH)

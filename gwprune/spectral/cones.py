@@ -15,35 +15,17 @@ never below the width, and one Lanczos run from the centre and the width's probe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-import torch
 from scipy.optimize import brentq
-from torch import Tensor
 
-from .lanczos import Jacobi, Lanczos, as_product, operator_device, operator_dtype
-from .projection import check_positive
-from .width import Estimate, ProbeSpectrum, Spectrum, crossing, probe_spectra
+from .crossings import crossing
+from .lanczos import Jacobi, Lanczos, as_product
+from .problem import Problem
+from .spectrum import Estimate, ProbeSpectrum
 
-__all__ = ["ConeThreshold", "Cones", "cone_threshold"]
-
-
-@dataclass(frozen=True)
-class ConeThreshold:
-    """Sparsity at which the statistical dimension meets the sparsity, its interval, and what it took.
-
-    ``standard_error`` is that of the dimension there over random probes: the threshold's is no larger. ``products``
-    counts the operator-vector products that this threshold took beyond those of the spectrum and of thresholds found
-    before.
-    """
-
-    value: float
-    lower: float
-    upper: float
-    standard_error: float
-    products: int
+__all__ = ["Cones", "cone_threshold"]
 
 
 class Cones:
@@ -51,59 +33,35 @@ class Cones:
 
     One Lanczos run from each removed vector that is asked for serves every tolerance.
 
-    Of an indefinite operator |A| is meant: the runs approximate it by the absolute Ritz values, slowly, as |x| has a
-    kink at 0. The intervals hold nevertheless; those of a semi-definite operator are far tighter.
+    For an indefinite operator, |A| is used. The runs approximate it by the absolute Ritz values. They do so slowly, as
+    |x| has a kink at 0. The intervals hold nevertheless; those of a semi-definite operator are far narrower.
 
-    Args:
-        operator: ``shape`` (D, D) and ``@``.  weights: (D,).  ranks: (D,), the order of removal.
-        spectrum: of ``operator``, from :func:`gwprune.spectral.width.probe_spectra`.
-        steps: most Lanczos steps from a removed vector; a run ends earlier when it knows its dimension within a
-            quarter of the resolution, or learns less than that from eight steps.
-        resolution: of thresholds, in sparsity, and a tenth of the remaining fraction where that is less.
-        reorthogonalize, storage: of the basis, ``steps`` x D numbers during a run, see
-            :class:`gwprune.spectral.lanczos.Lanczos`; without it O(D) memory.
+    Attributes:
+        problem: the weights, with operator and spectrum. A run takes at most ``problem.steps`` Lanczos steps. It ends
+            earlier when it knows its dimension within a quarter of the resolution, or learns less than that from eight
+            steps.
+        resolution: of thresholds, in sparsity; near full sparsity, a tenth of the remaining fraction where that is
+            less.
+        products: operator-vector products so far.
 
     Raises:
-        ValueError: for weights, ranks or a spectrum of another size, steps below 1, a resolution outside (0, 1).
+        ValueError: for steps below 1, or a resolution outside (0, 1).
     """
 
-    def __init__(
-        self,
-        operator: Any,
-        weights: Tensor | np.ndarray,
-        ranks: Tensor | np.ndarray,
-        spectrum: Spectrum,
-        *,
-        steps: int = 64,
-        resolution: float = 1e-4,
-        reorthogonalize: bool = True,
-        storage: str = "device",
-    ):
-        self._product, self.dimension = as_product(operator), operator.shape[0]
-        device, dtype = operator_device(operator), operator_dtype(operator)
-        self._weights = torch.as_tensor(weights).to(device, dtype)
-        self._ranks = torch.as_tensor(ranks).to(device)
-        for name, vector in (("weights", self._weights), ("ranks", self._ranks)):
-            if vector.shape != (self.dimension,):
-                raise ValueError(f"{name} must have shape ({self.dimension},), got {tuple(vector.shape)}")
-        if spectrum.dimension != self.dimension:
-            raise ValueError(f"the spectrum is of order {spectrum.dimension}, the operator of order {self.dimension}")
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+    def __init__(self, problem: Problem, resolution: float = 1e-4):
+        if problem.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {problem.steps}")
         if not 0 < resolution < 1:
             raise ValueError(f"resolution must be in (0, 1), got {resolution}")
-        self.spectrum, self.steps, self.resolution = spectrum, steps, resolution
-        self._basis = {"reorthogonalize": reorthogonalize, "storage": storage}
-        self.products = 0
-        squares = torch.zeros(self.dimension, dtype=torch.float64)
-        squares[self._ranks.cpu().long()] = self._weights.cpu().double() ** 2
-        self._norms = np.sqrt(np.concatenate([[0.0], np.cumsum(squares.numpy())]))
+        self.problem, self.resolution, self.products = problem, resolution, 0
+        self.spectrum, self.dimension = problem.spectrum, problem.dimension
+        self._product = as_product(problem.operator)
         # The run of each count, and the tolerances that it is long enough for; None stands for all of them.
         self._runs: dict[int, tuple[ProbeSpectrum, set[float | None]]] = {}
 
     def dimension_at(self, count: int, epsilon: float) -> Estimate:
         """Statistical dimension, per D, of the cone seen after removal of the ``count`` weights of lowest rank."""
-        return self._dimension(self._run(count, epsilon), self._norms[count], epsilon)
+        return self._dimension(self._run(count, epsilon), self.problem.norms[count], epsilon)
 
     def _tolerance(self, count: int) -> float:
         """In weights, at a threshold of ``count``."""
@@ -138,11 +96,10 @@ class Cones:
 
     def _run(self, count: int, epsilon: float) -> ProbeSpectrum:
         """Lanczos from the removed vector; that of the cache when it is long enough for this tolerance."""
-        norm, tolerance = self._norms[count], self._tolerance(count) / self.dimension / 4
-        known = self.spectrum.probes[0]
+        norm, tolerance = self.problem.norms[count], self._tolerance(count) / self.dimension / 4
 
         def measure(jacobi: Jacobi) -> ProbeSpectrum:
-            return replace(known, jacobi=jacobi, active=self.dimension)
+            return replace(self.spectrum.probes[0], jacobi=jacobi, active=self.dimension)
 
         def ends_of(run: ProbeSpectrum) -> np.ndarray:
             roots = np.sqrt([self._multiplier(run, norm, epsilon, part) for part in (1, 2)])
@@ -153,8 +110,8 @@ class Cones:
         run, served = self._runs.get(count, (None, set()))
         if run is not None and (served & {None, epsilon} or np.ptp(ends_of(run)) <= tolerance):
             return run
-        zero = torch.zeros((), dtype=self._weights.dtype, device=self._weights.device)
-        lanczos = Lanczos(torch.where(self._ranks < count, self._weights, zero), self.steps, **self._basis)
+        basis = {"reorthogonalize": self.problem.reorthogonalize, "storage": self.problem.storage}
+        lanczos = Lanczos(self.problem.removed(count), self.problem.steps, **basis)
         before = np.full(2, np.nan)
         while not lanczos.done:
             lanczos.absorb(self._product(lanczos.vector))
@@ -175,12 +132,12 @@ class Cones:
         """Count at the crossing (of the value, lower or upper end) if every removed vector had this run's direction."""
 
         def curve(count: int) -> float:
-            width = self.spectrum.width(np.sqrt(self._multiplier(run, self._norms[count], epsilon, part)), 0.5)
+            width = self.spectrum.width(np.sqrt(self._multiplier(run, self.problem.norms[count], epsilon, part)), 0.5)
             return float((width.value, width.lower, width.upper)[part])
 
         return round(crossing(curve, self.dimension) * self.dimension)
 
-    def threshold(self, epsilon: float) -> ConeThreshold:
+    def threshold(self, epsilon: float) -> Estimate:
         """``sup {s : delta(s) >= s}``, delta per D; where delta does not fall throughout, one of its crossings.
 
         Each run predicts the crossing by scaling its removed vector to other lengths R(s), and the next one starts
@@ -191,12 +148,20 @@ class Cones:
         and that of the lower bound not below the width's. The bounds are those of the quadrature, widened by 1.96
         standard errors over the probes. Where they are far apart, one more run each is made where they should cross.
 
+        Args:
+            epsilon: loss tolerance.
+
+        Returns:
+            The sparsity. Its standard error is that of the dimension there over random probes: the threshold's is no
+            larger.
+
         Raises:
             ValueError: for an ``epsilon`` that is not positive.
         """
-        check_positive(epsilon, self.steps)
+        if not epsilon > 0:
+            raise ValueError(f"epsilon must be positive, got {epsilon}")
         size, before = self.dimension, self.products
-        width = self.spectrum.width_threshold(lambda count: self._norms[count], epsilon)
+        width = self.spectrum.width_threshold(self.problem.norms, epsilon)
         # delta >= s is known up to low, delta < s at high; full sparsity may still hold.
         low, high = round(float(width.value) * size), size + 1
         error = float(width.standard_error)
@@ -209,11 +174,11 @@ class Cones:
             # Predictions that creep towards the crossing from one side take turns with bisection.
             count = min(max(guess, low + 1), high - 1) if evaluations % 4 < 3 else (low + high) // 2
             run, evaluations = self._run(count, epsilon), evaluations + 1
-            found = self._dimension(run, self._norms[count], epsilon)
-            error = float(found.standard_error)
-            low, high = (count, high) if found.value >= count / size else (low, count)
+            delta = self._dimension(run, self.problem.norms[count], epsilon)
+            error = float(delta.standard_error)
+            low, high = (count, high) if delta.value >= count / size else (low, count)
             guess = min(max(self._predicted(run, epsilon), low), high - 1)
-            open_part = found.upper - found.lower - self.spectrum.chance_width(error)
+            open_part = delta.upper - delta.lower - self.spectrum.chance_width(error)
             near = max(self._tolerance(guess), 0.05 * open_part * size)
             if abs(guess - count) <= near and near > 1 and guess < size:
                 break
@@ -224,52 +189,24 @@ class Cones:
             if abs(guess / size - end) > max(self._tolerance(guess) / size, abs(end - value) / 4):
                 self._run(guess, epsilon)
         lower, upper = self._interval(epsilon, value, float(width.lower))
-        return ConeThreshold(value, lower, upper, error, self.products - before)
+        return Estimate(value, lower, upper, error, self.products - before)
 
     def _interval(self, epsilon: float, value: float, lower: float) -> tuple[float, float]:
         """Interval of the crossing, around ``value``, from all runs and a ``lower`` end that is known already."""
         upper = 1.0
         for count, (run, _) in self._runs.items():
-            found, sparsity = self._dimension(run, self._norms[count], epsilon), count / self.dimension
-            lower, upper = max(lower, min(sparsity, found.lower)), min(upper, max(sparsity, found.upper))
+            delta, sparsity = self._dimension(run, self.problem.norms[count], epsilon), count / self.dimension
+            lower, upper = max(lower, min(sparsity, delta.lower)), min(upper, max(sparsity, delta.upper))
         return min(lower, value), max(upper, value)
 
 
-def cone_threshold(
-    operator: Any,
-    weights: Tensor | np.ndarray,
-    ranks: Tensor | np.ndarray,
-    epsilon: float,
-    *,
-    steps: int = 128,
-    cone_steps: int = 64,
-    probes: int = 1,
-    seed: int = 0,
-    resolution: float = 1e-4,
-    reorthogonalize: bool = True,
-    storage: str = "device",
-) -> ConeThreshold:
-    """Sparsity at which the statistical dimension of the cone at the removed vector meets the sparsity.
+def cone_threshold(problem: Problem, epsilon: float) -> Estimate:
+    """Predictor ``statistical_dimension``, see :meth:`Cones.threshold`.
 
     Args:
-        operator: symmetric, ``shape`` (D, D) and ``@``; of an indefinite one |A| is meant, see :class:`Cones`.
-        weights: (D,).  ranks: (D,), the order of removal.
+        problem: with its operator and spectrum. Its runs serve every further epsilon.
         epsilon: loss tolerance, positive.
-        steps: Lanczos steps per probe.  probes: Rademacher probes.  seed: of the probes.
-        cone_steps, resolution, reorthogonalize, storage: see :class:`Cones`, which also takes several tolerances and a
-            spectrum that is known already; ``products`` counts those of the spectrum here.
-
-    Raises:
-        ValueError: for weights or ranks of another size, a resolution outside (0, 1), or an epsilon, steps or probes
-            that are not positive.
     """
-    check_positive(epsilon, steps)
-    if probes < 1:
-        raise ValueError(f"probes must be at least 1, got {probes}")
-    basis = {"reorthogonalize": reorthogonalize, "storage": storage}
-    semidefinite = getattr(operator, "operator", "") == "ggn"
-    spectrum = probe_spectra(operator, steps=steps, probes=range(probes), seed=seed, semidefinite=semidefinite, **basis)
-    cones = Cones(operator, weights, ranks, spectrum, steps=cone_steps, resolution=resolution, **basis)
-    found = cones.threshold(epsilon)
-    spent = 1 + sum(probe.jacobi.steps for probe in spectrum.probes)
-    return replace(found, products=found.products + spent)
+    if "cones" not in problem.cache:
+        problem.cache["cones"] = Cones(problem)
+    return problem.cache["cones"].threshold(epsilon)

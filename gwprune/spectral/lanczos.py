@@ -25,8 +25,10 @@ __all__ = ["STORAGES", "Jacobi", "Lanczos", "as_product", "iterate", "lanczos", 
 class Jacobi:
     """Jacobi coefficients of the spectral measure of (A, v), v scaled to unit length.
 
-    ``alpha`` (m,) is the diagonal; ``beta`` (m,) the off-diagonal: ``beta[j]`` couples rows j and j+1, and the last
-    one is the norm of the residual, zero when the Krylov space is invariant and the measure therefore exact.
+    Attributes:
+        alpha: (m,), the diagonal.
+        beta: (m,), the off-diagonal: ``beta[j]`` couples rows j and j + 1. The last one is the norm of the residual,
+            zero when the Krylov space is invariant and the measure therefore exact.
     """
 
     alpha: np.ndarray
@@ -34,6 +36,7 @@ class Jacobi:
 
     @property
     def steps(self) -> int:
+        """m, the number of Lanczos steps."""
         return len(self.alpha)
 
     @property
@@ -58,7 +61,8 @@ def as_product(operator: Any) -> Callable[[Tensor], Tensor]:
     """``operator @ x`` on torch tensors, for anything with ``shape`` and ``@``: torch, numpy, scipy, or our own.
 
     Raises:
-        ValueError: when ``operator`` is not square.  TypeError: when it has no ``shape`` or no ``@``.
+        ValueError: when ``operator`` is not square.
+        TypeError: when it has no ``shape`` or no ``@``.
     """
     shape = getattr(operator, "shape", None)
     if shape is None or not hasattr(operator, "__matmul__"):
@@ -198,7 +202,14 @@ def iterate(
     reorthogonalize: bool = True,
     storage: str = "device",
 ) -> Iterator[list[Lanczos]]:
-    """Lanczos from each start (D,), in step with one another, so that an operator can share a block product.
+    """Lanczos from each start, in step with one another, so that an operator can share a block product.
+
+    Args:
+        operator: symmetric, with ``shape`` (D, D) and ``@``.
+        starts: vectors (D,), not zero.
+        steps: the most steps to take.
+        reorthogonalize: see :class:`Lanczos`.
+        storage: see :class:`Lanczos`.
 
     Yields:
         The runs, after each step; ends when every run is done.
@@ -215,27 +226,17 @@ def iterate(
         yield runs
 
 
-def lanczos(
-    operator: Any,
-    starts: Sequence[Tensor],
-    steps: int,
-    *,
-    progress: Callable[[int], None] | None = None,
-    **basis: Any,
-) -> list[Jacobi]:
+def lanczos(operator: Any, starts: Sequence[Tensor], steps: int, **basis: Any) -> list[Jacobi]:
     """Run :func:`iterate` to its end.
 
     Args:
         operator: symmetric, with ``shape`` (D, D) and ``@``.
-        progress: called with the number of steps done, after each one.
-        basis: ``reorthogonalize`` and ``storage``, see :class:`Lanczos`.
+        starts: vectors (D,), not zero.
+        steps: the most steps to take.
+        **basis: ``reorthogonalize`` and ``storage``, see :class:`Lanczos`.
 
     Returns:
         The Jacobi coefficients of each start; a run that ends in an invariant subspace has fewer steps.
     """
-    runs: list[Lanczos] = []
-    for step, found in enumerate(iterate(operator, starts, steps, **basis), 1):
-        runs = found
-        if progress is not None:
-            progress(step)
+    *_, runs = iterate(operator, starts, steps, **basis)
     return [run.result() for run in runs]

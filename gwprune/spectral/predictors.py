@@ -1,7 +1,7 @@
 """The registry of predictors: what each one needs, how it is described, and which function computes it.
 
 The configuration, the workflow's rules, the tables and the figures read it, so this module imports neither torch nor
-numpy. A new predictor is one module with a function ``(problem, epsilon) -> Threshold`` and one entry here; see
+numpy. A new predictor is one module with a function ``(problem, epsilon) -> Estimate`` and one entry here; see
 :class:`gwprune.spectral.problem.Problem` for what the function is given.
 """
 
@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .estimate import Estimate
     from .problem import Problem
+    from .spectrum import Estimate
 
 __all__ = ["NEEDS", "PREDICTORS", "Predictor"]
 
@@ -79,14 +79,14 @@ PREDICTORS: dict[str, Predictor] = {
             needs=("spectrum",),
             apart=False,
             text="where the squared Gaussian width of the sublevel set meets the sparsity (Zhang et al. 2024)",
-            implementation=".width:width",
+            implementation=".width:width_threshold",
         ),
         Predictor(
             "quadratic",
             needs=("products", "gradient"),
             apart=False,
             text="where the local quadratic model of the loss rise reaches epsilon",
-            implementation=".quadratic:quadratic",
+            implementation=".quadratic:quadratic_threshold",
         ),
         Predictor(
             "trace_bound",
@@ -100,7 +100,7 @@ PREDICTORS: dict[str, Predictor] = {
             needs=("spectrum", "products"),
             apart=True,
             text="where the statistical dimension of the cone that the sublevel set spans meets the sparsity",
-            implementation=".cones:statistical_dimension",
+            implementation=".cones:cone_threshold",
         ),
     )
 }

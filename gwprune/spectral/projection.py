@@ -24,8 +24,9 @@ from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
 from .lanczos import Jacobi, Lanczos, as_product, lanczos, operator_device, operator_dtype
+from .probes import zero_rows
 from .quadrature import ritz, squared
-from .width import ProbeSpectrum, Spectrum, zero_rows
+from .spectrum import ProbeSpectrum, Spectrum
 
 __all__ = ["GaussianProbes", "cone_dimension", "statistical_dimension"]
 
@@ -35,10 +36,15 @@ _DISTANCES = np.geomspace(1e-6, 14 * np.log(10), 81)
 
 @dataclass(frozen=True)
 class GaussianProbes:
-    """Directions of equal length sqrt(active), as rows of ``vectors`` (probes, D), and the Lanczos run of each.
+    """Random directions of equal length, and the Lanczos run of each.
 
-    They live on the ``active`` coordinates whose rows of the matrix are not exactly zero. The others are a subspace of
-    the cone: they add their number to the statistical dimension, and no noise.
+    They live on the coordinates whose rows of the matrix are not exactly zero. The others are a subspace of the cone:
+    they add their number to the statistical dimension, and no noise.
+
+    Attributes:
+        vectors: (probes, D), each row of length sqrt(active).
+        runs: the coefficients of each.
+        active: number of rows of the matrix that are not exactly zero.
     """
 
     vectors: Tensor
@@ -47,7 +53,17 @@ class GaussianProbes:
 
     @classmethod
     def draw(cls, operator: Any, *, steps: int, probes: int, seed: int) -> GaussianProbes:
-        """Seeded Gaussian directions of fixed length: the projection is homogeneous, a random length only noise."""
+        """Seeded Gaussian directions of fixed length: the projection is homogeneous, a random length only noise.
+
+        Args:
+            operator: symmetric, with ``shape`` (D, D) and ``@``.
+            steps: Lanczos steps per direction.
+            probes: number of directions.
+            seed: of the directions.
+
+        Raises:
+            ValueError: for fewer than one direction.
+        """
         if probes < 1:
             raise ValueError(f"probes must be at least 1, got {probes}")
         dimension, dtype, device = operator.shape[0], operator_dtype(operator), operator_device(operator)
@@ -82,7 +98,11 @@ def cone_dimension(
     """Statistical dimension of the cone per D, from each probe, and the standard error of the mean over the probes.
 
     Args:
-        center: (D,), on the operator's device.  steps: of the Lanczos run from it.
+        operator: symmetric, with ``shape`` (D, D) and ``@``.
+        center: (D,), on the operator's device.
+        epsilon: loss tolerance, positive.
+        probes: the directions.
+        steps: of the Lanczos run from the centre.
 
     Returns:
         (values, standard_error): ``values`` (probes,) are squared lengths of projections, averaged over g and -g.
@@ -140,16 +160,8 @@ def _extremum(phi: Callable[[float], float], grid: np.ndarray, sign: float) -> f
     values = np.array([sign * phi(x) for x in grid])
     best = int(np.argmin(values))
     bounds = sorted((grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]))
-    found = minimize_scalar(lambda x: sign * phi(x), bounds=bounds, method="bounded", options={"xatol": 1e-9})
-    return sign * min(float(found.fun), float(values[best]))
-
-
-def check_positive(epsilon: float, steps: int) -> None:
-    """Refuse a tolerance that is not positive, and a number of steps below 1, by a ValueError."""
-    if not epsilon > 0:
-        raise ValueError(f"epsilon must be positive, got {epsilon}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    refined = minimize_scalar(lambda x: sign * phi(x), bounds=bounds, method="bounded", options={"xatol": 1e-9})
+    return sign * min(float(refined.fun), float(values[best]))
 
 
 def statistical_dimension(
@@ -164,10 +176,12 @@ def statistical_dimension(
     """Normalised statistical dimension of the cone under which the sublevel set is seen from distance ``center``.
 
     Args:
-        operator: symmetric, ``shape`` (D, D) and ``@``; of an indefinite one |A| is meant.
+        operator: symmetric, with ``shape`` (D, D) and ``@``. For an indefinite operator, |A| is used.
         center: (D,), from the pruned network to the dense one: the removed vector.
         epsilon: loss tolerance, positive.
-        steps: Lanczos steps per run.  probes: Gaussian directions.  seed: of the directions.
+        steps: Lanczos steps per run.
+        probes: number of Gaussian directions.
+        seed: of the directions.
 
     Returns:
         (value, standard_error), both per D; (1.0, 0.0) when the pruned network lies inside the sublevel set.
@@ -175,7 +189,10 @@ def statistical_dimension(
     Raises:
         ValueError: for a centre of another size, or an epsilon, steps or probes that are not positive.
     """
-    check_positive(epsilon, steps)
+    if not epsilon > 0:
+        raise ValueError(f"epsilon must be positive, got {epsilon}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
     vector = torch.as_tensor(np.asarray(center) if not isinstance(center, Tensor) else center)
     vector = vector.to(operator_device(operator), operator_dtype(operator))
     if vector.shape != (operator.shape[0],):

@@ -13,10 +13,11 @@ from functools import cached_property
 
 import numpy as np
 
+from .crossings import crossing
 from .lanczos import Jacobi
 from .quadrature import Rule, gauss, radau, squared
 
-__all__ = ["CONFIDENCE", "Estimate", "ProbeSpectrum", "Spectrum", "crossing", "first_rise"]
+__all__ = ["CONFIDENCE", "Estimate", "ProbeSpectrum", "Spectrum"]
 
 CONFIDENCE = 0.95
 # Relative error of a product in units of its machine epsilon: 8 to 11 on FC5, in single against double precision.
@@ -26,21 +27,36 @@ _QUANTILE = 1.959963984540054  # of the normal distribution, two-sided at CONFID
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval: quadrature bounds, widened by the spread over probes at 95% confidence."""
+    """A value with its interval; numbers, or arrays of one shape for a whole curve.
+
+    Attributes:
+        value: the estimate.
+        lower: lower end of the interval. What quadrature leaves open is widened by the spread over probes at 95%
+            confidence; an estimate without probes has a bracket.
+        upper: its upper end.
+        standard_error: of the value over random probes; 0 without probes.
+        products: operator-vector products that the estimate took beyond those of the probes and of earlier estimates.
+    """
 
     value: np.ndarray | float
     lower: np.ndarray | float
     upper: np.ndarray | float
-    standard_error: np.ndarray | float
+    standard_error: np.ndarray | float = 0.0
+    products: int = 0
 
 
 @dataclass(frozen=True)
 class ProbeSpectrum:
-    """What one Rademacher probe tells of a symmetric matrix of order ``dimension``.
+    """What one Rademacher probe tells of a symmetric matrix.
 
-    The probe lives on the ``active`` coordinates whose rows are not exactly zero; the others are known eigenvalues 0.
-    ``semidefinite`` says that the matrix is known to be positive semi-definite (the Gauss-Newton operator), so that
-    the rules of the matrix itself are bounds too. ``precision`` is the machine epsilon of its products.
+    Attributes:
+        jacobi: coefficients of the Lanczos run from the probe.
+        dimension: order of the matrix.
+        active: number of rows that are not exactly zero. The probe lives on these coordinates; every other one is
+            known to have the eigenvalue 0.
+        semidefinite: whether the matrix is known to have no negative eigenvalue (the Gauss-Newton operator). The rules
+            of the matrix itself are bounds then, too.
+        precision: machine epsilon of the products.
     """
 
     jacobi: Jacobi
@@ -83,8 +99,12 @@ class ProbeSpectrum:
         """(value, lower, upper) of ``v^T function(|A|) v / dimension`` for a Stieltjes ``function`` of |A|^2.
 
         The value is the middle of what the coefficients leave open; the plain Gauss rule jumps from step to step.
-        ``function`` maps (..., m) nodes |lambda| to values of the same
-        shape; the result has the shape (...).
+
+        Args:
+            function: maps m nodes |lambda| (m,) to values (..., m).
+
+        Returns:
+            Three arrays of shape (...).
         """
 
         def integral(name: str) -> np.ndarray:
@@ -107,6 +127,9 @@ class ProbeSpectrum:
 @dataclass(frozen=True)
 class Spectrum:
     """All probes of one operator; the source of every estimate.
+
+    Attributes:
+        probes: at least one.
 
     Raises:
         ValueError: for no probes, or probes of different matrices.
@@ -163,7 +186,14 @@ class Spectrum:
         return 2 * _QUANTILE * standard_error
 
     def width(self, pruned_norm: np.ndarray | float, epsilon: float) -> Estimate:
-        """Width ``omega`` at the pruned norms R (any shape), in [0, 1].
+        """Width ``omega``, normalised by D.
+
+        Args:
+            pruned_norm: R, of any shape.
+            epsilon: loss tolerance.
+
+        Returns:
+            Values in [0, 1] of the shape of ``pruned_norm``.
 
         Raises:
             ValueError: for an ``epsilon`` that is not positive.
@@ -191,31 +221,36 @@ class Spectrum:
         spread = _QUANTILE * error
         return Estimate(value, min(max(lower - spread, 0.0), value), max(upper + spread, value), error)
 
-    def width_threshold(self, pruned_norm: Callable[[np.ndarray], np.ndarray], epsilon: float) -> Estimate:
-        """Predicted threshold: the crossing of the width curve, with its interval.
+    def width_threshold(self, norms: np.ndarray, epsilon: float) -> Estimate:
+        """Predicted threshold: the sparsity at which the width curve meets the diagonal, with its interval.
 
         Args:
-            pruned_norm: R as a function of the number of weights removed.
+            norms: (D + 1,), the pruned norm R after removal of 0, 1, ..., D weights.
+            epsilon: loss tolerance, positive.
         """
 
         def curve(part: str) -> Callable[[int], float]:
-            return lambda count: float(getattr(self.width(pruned_norm(count), epsilon), part))
+            return lambda count: float(getattr(self.width(norms[count], epsilon), part))
 
         value, lower, upper = (crossing(curve(part), self.dimension) for part in ("value", "lower", "upper"))
         # The error of the crossing is that of the curve there: the diagonal's slope 1 only makes it smaller.
-        error = float(self.width(pruned_norm(round(value * self.dimension)), epsilon).standard_error)
+        error = float(self.width(norms[round(value * self.dimension)], epsilon).standard_error)
         return Estimate(value, lower, upper, error)
 
-    def trace_bound(self, pruned_norm: Callable[[np.ndarray], np.ndarray], epsilon: float) -> Estimate:
+    def trace_bound(self, norms: np.ndarray, epsilon: float) -> Estimate:
         """Threshold by Jensen's inequality from ``tr|H|`` alone.
 
         f is convex in |lambda|, so ``omega >= f(tr|H|/D)``: the result never exceeds the width's threshold.
+
+        Args:
+            norms: (D + 1,), the pruned norm R after removal of 0, 1, ..., D weights.
+            epsilon: loss tolerance, positive.
         """
         mean = self.mean_curvature()
 
         def threshold(curvature: float) -> float:
             def curve(count: int) -> float:
-                return 2 * epsilon / (2 * epsilon + float(pruned_norm(count)) ** 2 * curvature)
+                return 2 * epsilon / (2 * epsilon + float(norms[count]) ** 2 * curvature)
 
             return crossing(curve, self.dimension)
 
@@ -223,48 +258,3 @@ class Spectrum:
         error = mean.standard_error
         spread = threshold(max(mean.value - error, 0.0)) - threshold(mean.value + error)
         return Estimate(value, lower, upper, spread / 2)
-
-
-def crossing(curve: Callable[[int], float], dimension: int) -> float:
-    """``sup {s : omega(s) >= s}`` for a falling curve, as k/D with the largest count k that has ``omega >= k/D``."""
-    low, high = 0, dimension
-    if curve(high) >= 1.0:
-        return 1.0
-    while high - low > 1:
-        middle = (low + high) // 2
-        if curve(middle) >= middle / dimension:
-            low = middle
-        else:
-            high = middle
-    return low / dimension
-
-
-def first_rise(
-    rise: Callable[[int], float], dimension: int, epsilon: float, resolution: float = 1e-4
-) -> tuple[float, float, int]:
-    """Where a rise of the loss first reaches ``epsilon``: a bracket of sparsities, and how often ``rise`` was asked.
-
-    The rise need not be monotone: a scan over remaining fractions 1, 1/2, 1/4, ... finds the first bracket, bisection
-    narrows it to ``resolution`` (a fraction of ``dimension``) in sparsity, and to a tenth of the remaining fraction.
-
-    Returns:
-        (lower, upper, evaluations); (1, 1, n) when the rise never reaches epsilon.
-    """
-    low, evaluations = 0, 0
-    counts = sorted({dimension - int(dimension * 2.0**-halvings) for halvings in range(1, 40)} | {dimension})
-    for count in counts:
-        evaluations += 1
-        if rise(count) >= epsilon:
-            high = count
-            break
-        low = count
-    else:
-        return 1.0, 1.0, evaluations
-    while high - low > max(1, min(resolution * dimension, 0.1 * (dimension - low))):
-        middle = (low + high) // 2
-        evaluations += 1
-        if rise(middle) >= epsilon:
-            high = middle
-        else:
-            low = middle
-    return low / dimension, high / dimension, evaluations

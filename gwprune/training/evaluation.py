@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..datasets import DeviceSplit
+from ..network.modes import eval_mode
 from ..network.prunable import PrunableSet
 
-__all__ = ["Evaluation", "batch_losses", "eval_mode", "evaluate", "l1_norm", "pruned"]
+__all__ = ["Evaluation", "evaluate", "l1_norm", "pruned"]
 
 _BATCH = 2048
 
@@ -25,18 +26,6 @@ class Evaluation:
     loss: float
     accuracy: float
     top5_accuracy: float
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """The network in eval mode; every module's own mode comes back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @torch.no_grad()
@@ -52,20 +41,6 @@ def evaluate(model: nn.Module, split: DeviceSplit, batch_size: int = _BATCH) -> 
             # A NaN output is never among the five highest.
             five += ((~(output <= output.gather(1, labels[:, None]))).sum(1) < 5).sum()
     return Evaluation(float(loss) / len(split), *(100.0 * int(count) / len(split) for count in (first, five)))
-
-
-@torch.no_grad()
-def batch_losses(model: nn.Module, split: DeviceSplit, batch_size: int) -> Tensor:
-    """Mean loss of each mini-batch in stored order and eval mode, float64 of shape (batches,) on the CPU.
-
-    A last batch that is shorter than ``batch_size`` is left out, unless it is the only one.
-    """
-    losses = []
-    with eval_mode(model):
-        for inputs, labels in split.batches(batch_size):
-            if len(labels) == batch_size or not losses:
-                losses.append(functional.cross_entropy(model(inputs), labels).double())
-    return torch.stack(losses).cpu()
 
 
 def l1_norm(prunable: PrunableSet) -> float:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..network.modes import eval_mode
 from ..network.prunable import PrunableSet
-from .evaluation import eval_mode
 
 __all__ = ["layer_nonzeros", "multiply_adds", "weight_uses"]
 

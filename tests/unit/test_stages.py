@@ -19,10 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch.nn import functional
 
 from gwprune import config, datasets
 from gwprune.config.runs import sparsity_token
-from gwprune.curvature.operator import CurvatureOperator
+from gwprune.curvature.operator import ProductOperator
 from gwprune.datasets import DeviceSplit
 from gwprune.jobs import dense as dense_stage
 from gwprune.jobs import masked, prediction, pruned, results
@@ -33,7 +34,7 @@ from gwprune.pruning import rank
 from gwprune.storage.files import read_json
 from gwprune.tables.schemas import RUN_TABLES, SCHEMAS, TableError, read_table
 from gwprune.tables.thresholds import criteria_of
-from gwprune.training.evaluation import batch_losses, evaluate, l1_norm
+from gwprune.training.evaluation import evaluate, l1_norm
 from gwprune.training.train import train
 
 from .helpers_training import give_to_seed_1
@@ -119,47 +120,41 @@ def train_dense(files: Files, this: Job = JOB, **recipe) -> None:
 
 def spectrum(files: Files, operator: str, probe: int, path: str, this: Job = JOB) -> None:
     keys = ("steps", "samples", "batch_size", "memory_mb", "reorthogonalize", "basis")
-    settings = RUN.section("spectrum", *keys)
-    prediction.spectrum(
-        this,
-        files.data,
-        files.network,
-        path,
-        operator=operator,
-        probe=probe,
-        settings=settings,
-        checkpoint=files.products,
+    settings = prediction.SpectrumSettings(
+        operator=operator, probe=probe, checkpoint=files.products, **RUN.section("spectrum", *keys)
     )
+    prediction.spectrum(this, vars(files), {"probe": path}, settings)
 
 
 def statistical_dimension(files: Files, operator: str, probes: list[str], path: str, **changes) -> None:
     keys = ("cone_steps", "samples", "batch_size", "memory_mb", "reorthogonalize", "basis")
-    prediction.statistical_dimension(
-        JOB,
-        files.data,
-        files.network,
-        files.dense,
-        probes,
-        path,
-        operator=operator,
+    settings = prediction.ProductsSettings(
+        predictor="statistical_dimension",
+        operators=[operator],
         epsilon_rules=SETTINGS.epsilon,
-        settings={**RUN.section("spectrum", *keys), **changes},
+        probes={operator: probes},
         checkpoint=files.products,
+        **{**RUN.section("spectrum", *keys), **changes},
     )
+    prediction.predict_with_products(JOB, vars(files), {"predictions": path}, settings)
+
+
+def quadratic(files: Files) -> None:
+    settings = prediction.ProductsSettings(
+        predictor="quadratic",
+        operators=SETTINGS.spectrum.operators,
+        epsilon_rules=SETTINGS.epsilon,
+        probes={},
+        **RUN.section("spectrum", "samples", "batch_size", "memory_mb"),
+    )
+    prediction.predict_with_products(JOB, vars(files), {"predictions": files.quadratic}, settings)
 
 
 def predict(files: Files, out: Files, probes: dict[str, list[str]]) -> None:
-    prediction.predict(
-        JOB,
-        files.network,
-        files.dense,
-        probes,
-        spectra=out.spectra,
-        curves=out.curves,
-        predictions=out.predictions,
-        epsilon_rules=SETTINGS.epsilon,
-        sparsities=SETTINGS.pruning.sparsities,
+    settings = prediction.PredictSettings(
+        probes=probes, epsilon_rules=SETTINGS.epsilon, sparsities=SETTINGS.pruning.sparsities
     )
+    prediction.predict(JOB, vars(files), vars(out), settings)
 
 
 def sweep(files: Files, method: str, path: str, **changes) -> None:
@@ -254,16 +249,7 @@ def files(tmp_path_factory) -> Iterator[Files]:
         for number, path in enumerate(paths):
             spectrum(files, operator, number, path)
         statistical_dimension(files, operator, paths, files.cones(operator))
-    prediction.quadratic(
-        JOB,
-        files.data,
-        files.network,
-        files.dense,
-        files.quadratic,
-        operators=SETTINGS.spectrum.operators,
-        epsilon_rules=SETTINGS.epsilon,
-        settings=RUN.section("spectrum", "samples", "batch_size", "memory_mb"),
-    )
+    quadratic(files)
     predict(files, files, all_probes(files))
     for method in SETTINGS.pruning.methods:
         pruned.rank_weights(JOB, files.network, files.ranking(method), method=method)
@@ -360,8 +346,12 @@ def test_the_dense_summary_describes_the_network_that_was_written(files):
         expected = evaluate(known.model, known.splits[name])
         assert (found["loss"], found["accuracy"]) == (expected.loss, expected.accuracy)
         assert found["objective"] == pytest.approx(expected.loss + 1e-3 * l1_norm(known.prunable), rel=1e-12)
-    losses = batch_losses(known.model, known.splits["train"], 16).numpy()
-    assert summary["batch_std"] == pytest.approx(np.std(losses, ddof=1), rel=1e-9)
+    inputs, labels = known.splits["train"].as_tensors()
+    parts = [slice(start, start + 16) for start in range(0, len(labels) - 15, 16)]
+    with torch.no_grad():
+        losses = [float(functional.cross_entropy(known.model(inputs[part]), labels[part])) for part in parts]
+    assert summary["batches"] == len(losses)
+    assert summary["batch_std"] == pytest.approx(np.std(losses, ddof=1), rel=1e-6)
 
 
 def test_a_finished_training_removes_its_checkpoint(files):
@@ -753,7 +743,7 @@ def test_the_rows_of_another_recipe_are_set_aside_with_a_warning(files, tmp_path
 
 def test_a_spectrum_that_was_interrupted_goes_on_to_the_same_file(files, tmp_path, monkeypatch):
     products = []
-    multiply = CurvatureOperator.__matmul__
+    multiply = ProductOperator.__matmul__
 
     def counted(self, x):
         products.append(1)
@@ -761,7 +751,7 @@ def test_a_spectrum_that_was_interrupted_goes_on_to_the_same_file(files, tmp_pat
             os.kill(os.getpid(), signal.SIGUSR1)
         return multiply(self, x)
 
-    monkeypatch.setattr(CurvatureOperator, "__matmul__", counted)
+    monkeypatch.setattr(ProductOperator, "__matmul__", counted)
     path = tmp_path / "probe.npz"
     with pytest.raises(SystemExit) as caught, job(tmp_path / "a.log", **KEY, device="cpu") as this:
         spectrum(files, "hessian", 0, str(path), this)

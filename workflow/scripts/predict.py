@@ -1,15 +1,10 @@
 from gwprune.jobs.job import from_snakemake
-from gwprune.jobs.prediction import predict
+from gwprune.jobs.prediction import PredictSettings, predict
 
 with from_snakemake(snakemake) as job:
-    predict(
-        job,
-        snakemake.input.network,
-        snakemake.input.dense,
-        snakemake.params.probes,
-        spectra=snakemake.output.spectra,
-        curves=snakemake.output.curves,
-        predictions=snakemake.output.predictions,
+    settings = PredictSettings(
+        probes=snakemake.params.probes,
         epsilon_rules=snakemake.params.epsilon_rules,
         sparsities=snakemake.params.sparsities,
     )
+    predict(job, dict(snakemake.input.items()), dict(snakemake.output.items()), settings)

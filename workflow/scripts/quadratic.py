@@ -1,14 +1,12 @@
 from gwprune.jobs.job import from_snakemake
-from gwprune.jobs.prediction import quadratic
+from gwprune.jobs.prediction import ProductsSettings, predict_with_products
 
 with from_snakemake(snakemake) as job:
-    quadratic(
-        job,
-        snakemake.input.data,
-        snakemake.input.network,
-        snakemake.input.dense,
-        snakemake.output.predictions,
+    settings = ProductsSettings(
+        predictor="quadratic",
         operators=snakemake.params.operators,
         epsilon_rules=snakemake.params.epsilon_rules,
-        settings=snakemake.params.settings,
+        probes={},
+        **snakemake.params.settings,
     )
+    predict_with_products(job, dict(snakemake.input.items()), dict(snakemake.output.items()), settings)

@@ -1,14 +1,11 @@
 from gwprune.jobs.job import from_snakemake
-from gwprune.jobs.prediction import spectrum
+from gwprune.jobs.prediction import SpectrumSettings, spectrum
 
 with from_snakemake(snakemake) as job:
-    spectrum(
-        job,
-        snakemake.input.data,
-        snakemake.input.network,
-        snakemake.output.probe,
+    settings = SpectrumSettings(
         operator=snakemake.wildcards.operator,
         probe=int(snakemake.wildcards.probe),
-        settings=snakemake.params.settings,
         checkpoint=snakemake.params.checkpoint,
+        **snakemake.params.settings,
     )
+    spectrum(job, dict(snakemake.input.items()), dict(snakemake.output.items()), settings)

@@ -1,16 +1,14 @@
 from gwprune.jobs.job import from_snakemake
-from gwprune.jobs.prediction import statistical_dimension
+from gwprune.jobs.prediction import ProductsSettings, predict_with_products
 
 with from_snakemake(snakemake) as job:
-    statistical_dimension(
-        job,
-        snakemake.input.data,
-        snakemake.input.network,
-        snakemake.input.dense,
-        snakemake.input.probes,
-        snakemake.output.predictions,
-        operator=snakemake.wildcards.operator,
+    operator = snakemake.wildcards.operator
+    settings = ProductsSettings(
+        predictor="statistical_dimension",
+        operators=[operator],
         epsilon_rules=snakemake.params.epsilon_rules,
-        settings=snakemake.params.settings,
+        probes={operator: list(snakemake.input.probes)},
         checkpoint=snakemake.params.checkpoint,
+        **snakemake.params.settings,
     )
+    predict_with_products(job, dict(snakemake.input.items()), dict(snakemake.output.items()), settings)

@@ -1,0 +1,64 @@
+"""Where a curve over the number of removed weights crosses a line: by halving, without a look at every number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__all__ = ["crossing", "first_rise"]
+
+
+def crossing(curve: Callable[[int], float], dimension: int) -> float:
+    """``sup {s : omega(s) >= s}`` of a falling curve, as k/D with the largest count k that has ``omega >= k/D``.
+
+    Args:
+        curve: omega after removal of a number of weights.
+        dimension: D.
+    """
+    low, high = 0, dimension
+    if curve(high) >= 1.0:
+        return 1.0
+    while high - low > 1:
+        middle = (low + high) // 2
+        if curve(middle) >= middle / dimension:
+            low = middle
+        else:
+            high = middle
+    return low / dimension
+
+
+def first_rise(
+    rise: Callable[[int], float], dimension: int, epsilon: float, resolution: float = 1e-4
+) -> tuple[float, float, int]:
+    """Where a rise of the loss first reaches ``epsilon``.
+
+    The rise need not be monotone: a scan over remaining fractions 1, 1/2, 1/4, ... finds the first bracket, bisection
+    narrows it to the resolution and to a tenth of the remaining fraction.
+
+    Args:
+        rise: of the loss after removal of a number of weights.
+        dimension: number of weights.
+        epsilon: the rise to reach.
+        resolution: width of the bracket, in sparsity.
+
+    Returns:
+        (lower, upper, evaluations): a bracket of sparsities, and how often ``rise`` was asked; (1, 1, n) when the rise
+        never reaches epsilon.
+    """
+    low, evaluations = 0, 0
+    counts = sorted({dimension - int(dimension * 2.0**-halvings) for halvings in range(1, 40)} | {dimension})
+    for count in counts:
+        evaluations += 1
+        if rise(count) >= epsilon:
+            high = count
+            break
+        low = count
+    else:
+        return 1.0, 1.0, evaluations
+    while high - low > max(1, min(resolution * dimension, 0.1 * (dimension - low))):
+        middle = (low + high) // 2
+        evaluations += 1
+        if rise(middle) >= epsilon:
+            high = middle
+        else:
+            low = middle
+    return low / dimension, high / dimension, evaluations

@@ -1,0 +1,135 @@
+"""Random probes of a matrix: a Lanczos run from each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..streams import numpy_stream
+from .lanczos import Jacobi, as_product, iterate, operator_device, operator_dtype, rademacher
+from .spectrum import Estimate, ProbeSpectrum, Spectrum
+
+__all__ = ["probe_spectra", "probe_until", "zero_rows"]
+
+_CHECK_EVERY = 8  # steps between looks at the interval: each costs a singular value decomposition
+
+
+def zero_rows(operator: Any, seed: int) -> Tensor:
+    """Which rows (D,) of ``operator`` are exactly zero (dead units), from one product with a random vector."""
+    # A sign vector can cancel in a row of small integers; Gaussian numbers cannot.
+    scan = numpy_stream(seed, "zero rows").standard_normal(operator.shape[0])
+    return as_product(operator)(torch.from_numpy(scan).to(operator_device(operator), operator_dtype(operator))) == 0
+
+
+def probe_spectra(
+    operator: Any,
+    *,
+    steps: int,
+    probes: Sequence[int],
+    seed: int,
+    semidefinite: bool | None = None,
+    reorthogonalize: bool = True,
+    storage: str = "device",
+    zero: Tensor | None = None,
+    progress: Callable[[int], None] | None = None,
+    enough: Callable[[Spectrum], bool] | None = None,
+) -> Spectrum:
+    """Spectrum of a symmetric matrix from Rademacher probes, which leave out the rows that are exactly zero.
+
+    Args:
+        operator: the matrix; anything with ``shape`` (D, D) and ``@``.
+        steps: Lanczos steps per probe.
+        probes: numbers of the probes; each one's signs are a function of (seed, number).
+        seed: of the probes.
+        semidefinite: whether the matrix is known to have no negative eigenvalue. By default the operator's own
+            attribute of this name says so; without one it is not known.
+        reorthogonalize: keep the basis and orthogonalise against it, see :class:`.Lanczos`.
+        storage: where the basis lies, see :class:`.Lanczos`.
+        zero: (D,), which rows are exactly zero; by default :func:`zero_rows` finds them, with one product.
+        progress: called with the number of steps done.
+        enough: asked every few steps; the runs end when it is true of the spectrum so far.
+
+    Raises:
+        TypeError: for an operator without ``shape`` or ``@``.
+        ValueError: for an operator that is not square, or steps below 1.
+    """
+    semidefinite = getattr(operator, "semidefinite", False) if semidefinite is None else semidefinite
+    dimension, dtype = operator.shape[0], operator_dtype(operator)
+    zero = zero_rows(operator, seed) if zero is None else zero
+    active = int(dimension - zero.sum())
+    precision = float(torch.finfo(dtype).eps)
+
+    def spectrum(results: Sequence[Jacobi]) -> Spectrum:
+        return Spectrum(tuple(ProbeSpectrum(run, dimension, active, semidefinite, precision) for run in results))
+
+    if active == 0:
+        return spectrum([Jacobi(np.zeros(1), np.zeros(1)) for _ in probes])
+    starts = []
+    for probe in probes:
+        start = rademacher(dimension, seed, probe).to(operator_device(operator), dtype)
+        start[zero] = 0
+        starts.append(start)
+    runs = []
+    steps = min(steps, active)
+    for step, runs in enumerate(iterate(operator, starts, steps, reorthogonalize=reorthogonalize, storage=storage), 1):
+        if progress is not None:
+            progress(step)
+        if enough is not None and step % _CHECK_EVERY == 0 and enough(spectrum([run.result() for run in runs])):
+            break
+    return spectrum([run.result() for run in runs])
+
+
+def probe_until(
+    operator: Any,
+    threshold: Callable[[Spectrum], Estimate],
+    tolerance: float,
+    *,
+    steps: int,
+    probes: int,
+    seed: int,
+    **options: Any,
+) -> Spectrum:
+    """Steps and probes until the interval of ``threshold`` is at most ``tolerance`` wide, or the steps are spent.
+
+    Starts with ``probes`` probes in one block. Once their rules leave less than half of the tolerance open, the rest is
+    chance: further probes follow, each with as many steps as the first.
+
+    Args:
+        operator: the matrix; anything with ``shape`` (D, D) and ``@``.
+        threshold: what is wanted, from a spectrum.
+        tolerance: width of its interval at which to stop.
+        steps: products to spend, in all.
+        probes: number of probes to start with.
+        seed: of the probes.
+        **options: see :func:`probe_spectra`.
+
+    Raises:
+        ValueError: for a tolerance that is not positive.
+    """
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive, got {tolerance}")
+    options["zero"] = zero_rows(operator, seed)
+
+    def widths(spectrum: Spectrum) -> tuple[float, float]:
+        """Of the interval, and of the part of it that further steps can close."""
+        estimate = threshold(spectrum)
+        width = float(estimate.upper) - float(estimate.lower)
+        return width, width - spectrum.chance_width(float(estimate.standard_error))
+
+    def enough(spectrum: Spectrum) -> bool:
+        width, open_to_steps = widths(spectrum)
+        return width <= tolerance or open_to_steps <= tolerance / 2
+
+    spectrum = probe_spectra(
+        operator, steps=max(1, steps // probes), probes=range(probes), seed=seed, enough=enough, **options
+    )
+    each = spectrum.steps
+    spent = each * probes
+    while widths(spectrum)[0] > tolerance and spent + each <= steps:
+        further = probe_spectra(operator, steps=each, probes=[len(spectrum.probes)], seed=seed, **options)
+        spectrum, spent = Spectrum(spectrum.probes + further.probes), spent + each
+    return spectrum
