@@ -15,6 +15,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from .. import datasets
+from ..curvature.compaction import CompactedOperator
 from ..datasets import DeviceSplit
 from ..network.prunable import PrunableSet
 from ..predict import operator_for, problem_for, width_curve
@@ -124,6 +125,8 @@ def _operator(job: Job, inputs: Mapping[str, str], predictor: Predictor, name: s
     logger.info(
         "%s of order %d on %d samples, batches of %d", name, *operator.shape[:1], operator.samples, operator.batch_size
     )
+    if isinstance(operator, CompactedOperator):
+        logger.info("without dead units, products compute on %d weights", operator.small.shape[0])
     if not settings.checkpoint:
         return operator
     belongs_to = {

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gwprune.spectral.cones import Cones
-from gwprune.spectral.width import probe_spectra
+from gwprune.spectral.probes import probe_spectra
 from gwprune.storage.checkpoints import RecordedOperator, digest
 
 D = 60

@@ -7,7 +7,7 @@ from scipy.optimize import brentq
 
 import gwprune
 from gwprune.spectral.cones import Cones, cone_threshold
-from gwprune.spectral.width import probe_spectra
+from gwprune.spectral.probes import probe_spectra
 
 from .helpers_spectra import digits, make_sample, rotated
 

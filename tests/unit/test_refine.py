@@ -16,7 +16,7 @@ from torch.nn import functional
 from gwprune import predict_threshold
 from gwprune.spectral.lanczos import Lanczos, lanczos, rademacher
 from gwprune.spectral.spectrum import ProbeSpectrum
-from gwprune.spectral.width import probe_spectra, refine
+from gwprune.spectral.probes import probe_spectra, probe_until
 
 from .helpers_spectra import EPS, KINDS, Sample, make_sample, network_like_spectrum, rotated, width_function
 
