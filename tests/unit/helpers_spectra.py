@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, hessian, jacrev
 from torch.nn import functional as F
 
+from gwprune.pruning import Ranking
+from gwprune.spectral.problem import Problem
+
 EPS = np.finfo(float).eps
 
 
@@ -107,6 +110,18 @@ def network_like_spectrum(n: int, rng: np.random.Generator) -> np.ndarray:
             1.0 / np.arange(1, n // 3 + 1) ** 2,
             [5.0, 8.0, 13.0, 21.0, 34.0],
         ]
+    )
+
+
+# --- problems ---------------------------------------------------------------------------------------------------
+
+
+def problem_of(operator, weights, **options) -> Problem:
+    """What predictors are computed from, when the smallest weights go first."""
+    weights = torch.as_tensor(weights)
+    ranking = Ranking.of_scores(weights.abs())
+    return Problem(
+        weights=weights, ranks=ranking.ranks, norms=ranking.pruned_norms(weights), operator=operator, **options
     )
 
 

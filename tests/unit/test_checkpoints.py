@@ -13,6 +13,8 @@ from gwprune.spectral.cones import Cones
 from gwprune.spectral.probes import probe_spectra
 from gwprune.storage.checkpoints import RecordedOperator, digest
 
+from .helpers_spectra import problem_of
+
 D = 60
 BELONGS_TO = {"seed": 0}
 
@@ -77,7 +79,7 @@ def test_a_search_over_many_runs_is_replayed_too(tmp_path):
     known = probe_spectra(matrix, steps=D, probes=[0], seed=0)
 
     def threshold(operator):
-        return Cones(operator, weights, torch.arange(D), known, steps=10).threshold(0.05)
+        return Cones(problem_of(operator, weights, spectrum=known, steps=10)).threshold(0.05)
 
     expected = threshold(matrix)
     assert expected.products > 10  # more than one run

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 from gwprune import models
 from gwprune.datasets import DeviceSplit
 from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import rank
-from gwprune.training.evaluation import Evaluation, batch_losses, eval_mode, evaluate, l1_norm, pruned
+from gwprune.training.evaluation import Evaluation, evaluate, l1_norm, pruned
 
 
 def split(count: int = 23, seed: int = 0) -> DeviceSplit:
@@ -64,24 +63,9 @@ def test_evaluation_leaves_network_modes_and_gradients_as_they_were(model):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     evaluate(model, split())
-    batch_losses(model, split(), 4)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
-
-
-def test_modes_come_back_after_an_error(model):
-    model[4].eval()
-    modes = [module.training for module in model.modules()]
-
-    def fail():
-        with eval_mode(model):
-            assert not any(module.training for module in model.modules())
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fail()
-    assert [module.training for module in model.modules()] == modes
 
 
 def test_modes_come_back_when_the_network_fails(model):
@@ -95,23 +79,6 @@ def test_a_loss_that_is_not_finite_is_reported_as_such(model):
     with torch.no_grad():
         model[5].weight[0, 0] = float("nan")
     assert np.isnan(evaluate(model, split()).loss)
-
-
-def test_batch_losses_are_those_of_whole_batches_in_stored_order(model):
-    data = split(23)
-    found = batch_losses(model, data, 5)
-    model.eval()
-    inputs, labels = data.as_tensors()
-    with torch.no_grad():
-        expected = [functional.cross_entropy(model(inputs[i : i + 5]), labels[i : i + 5]) for i in range(0, 20, 5)]
-    assert found.dtype == torch.float64
-    assert len(found) == 4
-    torch.testing.assert_close(found, torch.stack(expected).double(), rtol=1e-6, atol=0)
-
-
-def test_a_split_smaller_than_a_batch_has_one_batch_loss(model):
-    (loss,) = batch_losses(model, split(6), 8).tolist()
-    assert loss == pytest.approx(evaluate(model, split(6)).loss, rel=1e-6)
 
 
 def test_the_l1_norm_counts_prunable_weights_only(model):

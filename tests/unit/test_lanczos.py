@@ -1,4 +1,4 @@
-"""Lanczos: moments, invariant subspaces, blocks, and what the lost orthogonality may and may not do."""
+"""Lanczos: moments, invariant subspaces, blocks, operators of every kind."""
 
 from __future__ import annotations
 
@@ -32,9 +32,6 @@ def tridiagonal(jacobi: Jacobi) -> np.ndarray:
     return np.diag(jacobi.alpha) + np.diag(off, 1) + np.diag(off, -1)
 
 
-# --- Rademacher probes ------------------------------------------------------------------------------------------
-
-
 def test_rademacher_is_a_function_of_seed_and_probe():
     probe = rademacher(1000, 3, 5)
     torch.manual_seed(99)
@@ -51,9 +48,6 @@ def test_rademacher_probes_are_balanced_and_uncorrelated():
     correlation = (probes @ probes.t() / 4000).fill_diagonal_(0)
     assert correlation.abs().max() < 5 / np.sqrt(4000)
     assert probes.mean(1).abs().max() < 5 / np.sqrt(4000)
-
-
-# --- the tridiagonal matrix -------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60)
@@ -127,9 +121,6 @@ def test_scaling_of_the_start_vector_does_not_matter():
     np.testing.assert_allclose(one.beta, two.beta, rtol=1e-9, atol=1e-11)
 
 
-# --- invariant subspaces ----------------------------------------------------------------------------------------
-
-
 def low_rank(rank: int, n: int = 80) -> tuple[np.ndarray, Tensor]:
     eigenvalues = np.zeros(n)
     eigenvalues[:rank] = np.linspace(1, 2, rank) * np.resize([1, -1], rank)
@@ -193,9 +184,6 @@ def test_a_run_cut_short_is_not_exact():
     assert jacobi.beta[-1] > 0
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("start", [torch.zeros(5), torch.tensor([1.0, float("nan")]), torch.tensor([float("inf")])])
 def test_zero_or_non_finite_starts_are_refused(start: Tensor):
     with pytest.raises(ValueError, match="finite and not zero"):
@@ -221,9 +209,6 @@ def test_non_finite_products_are_refused_naming_the_step(value: float, bad_step:
     operator = LinearOperator((8, 8), matvec=matvec, dtype=float)
     with pytest.raises(FloatingPointError, match=f"step {bad_step}: the operator's product is not finite"):
         lanczos(operator, [start_for(8)], 5, reorthogonalize=reorthogonalize)
-
-
-# --- blocks -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reorthogonalize", [True, False])
@@ -253,12 +238,6 @@ def test_runs_of_a_block_end_separately_and_the_others_go_on():
     np.testing.assert_allclose(gauss(runs[2]).nodes, [1, 2, 3], atol=1e-13)
 
 
-def test_progress_counts_the_steps():
-    seen = []
-    lanczos(np.diag(np.arange(1.0, 8.0)), [start_for(7)], 5, progress=seen.append)
-    assert seen == [1, 2, 3, 4, 5]
-
-
 def test_start_vectors_and_products_are_not_overwritten():
     matrix = torch.from_numpy(make_sample("indefinite", 20, 7).matrix)
     start, before = start_for(20), start_for(20)
@@ -275,75 +254,6 @@ def test_start_vectors_and_products_are_not_overwritten():
     assert torch.equal(start, before)
     assert len(products) == 8
     assert all(torch.equal(product, matrix @ x) for x, product in products)
-
-
-# --- reorthogonalisation ----------------------------------------------------------------------------------------
-
-
-def outliers() -> Sample:
-    rng = np.random.default_rng(8)
-    eigenvalues = np.concatenate([rng.uniform(0, 1, 190), 10.0 * 1.5 ** np.arange(10)])
-    return Sample(rotated(eigenvalues, rng))
-
-
-def test_without_reorthogonalisation_copies_appear_and_the_quadrature_survives():
-    sample = outliers()
-    with_basis, without = (run(sample.matrix, 90, reorthogonalize=flag) for flag in (True, False))
-    top = sample.norm
-    copies = [int((gauss(jacobi).nodes > 0.99 * top).sum()) for jacobi in (with_basis, without)]
-    assert copies[0] == 1
-    assert copies[1] > 1
-    for c in (0.1, 1.0, 30.0):
-        function = width_function(c)
-        values = [float(function(np.abs(rule.nodes)) @ rule.weights) for rule in map(gauss, (with_basis, without))]
-        exact = sample.quadratic_form(start_for(200).numpy(), function) / 200
-        assert values[0] == pytest.approx(values[1], abs=1e-6)
-        assert values[0] == pytest.approx(float(exact), abs=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["indefinite", "clustered", "outlier"])
-def test_without_reorthogonalisation_a_run_of_full_length_does_not_claim_to_be_exact(kind: str):
-    sample = make_sample(kind, 60, 1)
-    jacobi = run(sample.matrix, 60, reorthogonalize=False)
-    function = width_function(1e-3 * sample.norm)
-    value = float(function(np.abs(gauss(jacobi).nodes)) @ gauss(jacobi).weights)
-    exact = float(sample.quadratic_form(start_for(60).numpy(), function) / 60)
-    assert not jacobi.exact or value == pytest.approx(exact, abs=1e-9)
-
-
-def test_reorthogonalised_basis_is_orthonormal_to_rounding():
-    matrix = torch.from_numpy(outliers().matrix)
-    runner = Lanczos(start_for(200), 120)
-    vectors = []
-    while not runner.done:
-        vectors.append(runner.vector.clone())
-        runner.absorb(matrix @ runner.vector)
-    basis = torch.stack(vectors)
-    assert (basis @ basis.t() - torch.eye(120)).abs().max() < 1e-13
-    residual = basis @ matrix @ basis.t() - torch.from_numpy(tridiagonal(runner.result()))
-    assert residual.abs().max() < 1e-12 * float(matrix.norm())
-
-
-def test_memory_is_two_vectors_without_reorthogonalisation():
-    runner = Lanczos(torch.ones(10), 5, reorthogonalize=False)
-    assert runner._basis is None
-    runner = Lanczos(torch.ones(10), 5)
-    assert runner._basis.shape == (5, 10)
-
-
-@settings(max_examples=25)
-@given(sample=samples(40))
-def test_single_precision_keeps_the_nodes_to_single_precision(sample):
-    start = rademacher(sample.order, 0)
-    (jacobi,) = lanczos(torch.from_numpy(sample.matrix).float(), [start], sample.order)
-    c = 0.1 * sample.norm
-    function = width_function(c)
-    rule = gauss(jacobi)
-    exact = sample.quadratic_form(start.double().numpy(), function) / sample.order
-    assert float(function(np.abs(rule.nodes)) @ rule.weights) == pytest.approx(float(exact), abs=1e-4)
-
-
-# --- operators --------------------------------------------------------------------------------------------------
 
 
 class OwnOperator:

@@ -1,25 +1,22 @@
-"""One call from a network to its threshold: against the dense curvature, and what the call leaves behind."""
+"""One call from a network to its threshold: against the dense curvature."""
 
 from __future__ import annotations
 
 import copy
-import doctest
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
 
-import gwprune
-from gwprune import predict
-from gwprune.predict import PREDICTORS, Prediction, predict_threshold
+from gwprune.predict import Prediction, predict_threshold
+from gwprune.spectral.predictors import PREDICTORS
 
 from .helpers_spectra import digits, width_function
 
 EPSILON = 0.05
+
 DIMENSION = 1184
 
 
@@ -41,26 +38,6 @@ def predictions() -> dict[tuple[str, str], Prediction]:
         for predictor in PREDICTORS
         for operator in ("hessian", "ggn")
     }
-
-
-def small_net(dtype: torch.dtype = torch.float64) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(4)
-        return nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(0.3), nn.Linear(12, 3)).to(
-            dtype
-        )
-
-
-def small_data(samples: int = 300, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(5)
-    inputs = torch.randn(samples, 6, generator=generator, dtype=torch.float64).to(dtype)
-    return inputs, torch.randint(3, (samples,), generator=generator)
-
-
-small_predict = partial(predict_threshold, loss_fn=F.cross_entropy, epsilon=EPSILON, steps=24)
-
-
-# --- against the dense curvature --------------------------------------------------------------------------------
 
 
 def dense_threshold(curve: np.ndarray) -> float:
@@ -131,9 +108,6 @@ def test_quadratic_model_is_exact_for_a_quadratic_loss():
 
     assert 0 < found.lower < found.upper < 1
     assert rise(found.lower) < 1.0 <= rise(found.upper)
-
-
-# --- the result -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("operator", ["hessian", "ggn"])
@@ -250,156 +224,3 @@ def test_more_steps_give_an_interval_inside():
     assert (few.steps, more.steps) == (16, 96)
     assert more.upper - more.lower < 0.7 * (few.upper - few.lower)
     assert few.lower - 0.01 <= more.lower <= more.upper <= few.upper + 0.01
-
-
-def test_the_same_seed_gives_the_same_prediction_and_another_seed_another():
-    net = digits()
-    make = partial(predict_threshold, net.model, F.cross_entropy, net.data, epsilon=EPSILON, steps=8)
-    first = make(seed=3)
-    torch.manual_seed(17)
-    again, other = make(seed=3), make(seed=4)
-    assert (first.threshold, first.lower, first.upper) == (again.threshold, again.lower, again.upper)
-    np.testing.assert_array_equal(first.width(0.9).value, again.width(0.9).value)
-    assert float(first.width(0.9).value) != float(other.width(0.9).value)
-
-
-def test_a_constant_loss_never_limits():
-    model, data = small_net(), small_data()
-    for predictor in PREDICTORS:
-        found = small_predict(
-            model, data=data, loss_fn=lambda output, target: 0.0 * output.square().mean(), predictor=predictor
-        )
-        assert (found.lower, found.threshold, found.upper) == (1.0, 1.0, 1.0)
-
-
-# --- epsilon ----------------------------------------------------------------------------------------------------
-
-
-def test_batch_std_is_the_deviation_over_full_batches_of_128():
-    model, (inputs, targets) = small_net(), small_data(450)
-    model.eval()
-    parts = [slice(start, start + 128) for start in (0, 128, 256)]
-    with torch.no_grad():
-        losses = [float(F.cross_entropy(model(inputs[part]), targets[part])) for part in parts]
-    found = predict_threshold(model, F.cross_entropy, (inputs, targets), steps=8)
-    assert found.epsilon == pytest.approx(np.std(losses, ddof=1), rel=1e-9)
-    explicit = predict_threshold(model, F.cross_entropy, (inputs, targets), steps=8, epsilon=found.epsilon)
-    assert explicit.threshold == found.threshold
-
-
-def test_batch_std_needs_two_batches():
-    with pytest.raises(ValueError, match="needs at least 256 samples, got 255; give a number"):
-        predict_threshold(small_net(), F.cross_entropy, small_data(255))
-    assert predict_threshold(small_net(), F.cross_entropy, small_data(256), steps=4).epsilon > 0
-
-
-@pytest.mark.parametrize("epsilon", [0, 0.0, -1.0, float("nan"), float("inf"), "relative", "0.1", ""])
-@pytest.mark.parametrize("predictor", PREDICTORS)
-def test_other_tolerances_are_refused(epsilon, predictor: str):
-    with pytest.raises(ValueError, match="epsilon must be 'batch_std' or a positive number"):
-        small_predict(small_net(), data=small_data(), epsilon=epsilon, predictor=predictor)
-
-
-# --- refusals ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"operator": "fisher"}, "operator must be one of hessian, ggn, got 'fisher'"),
-        ({"predictor": "magic"}, "predictor must be one of width, statistical_dimension, .*, got 'magic'"),
-        ({"steps": 0}, "steps and probes must be at least 1, got 0 and 1"),
-        ({"probes": 0}, "steps and probes must be at least 1, got 24 and 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-    ],
-)
-def test_bad_arguments_are_refused_before_anything_runs(arguments: dict, message: str):
-    with pytest.raises(ValueError, match=message):
-        small_predict(small_net(), data=small_data(), **arguments)
-
-
-def test_a_network_without_prunable_weights_is_refused():
-    with pytest.raises(ValueError, match="no prunable weights"):
-        small_predict(nn.BatchNorm1d(6).double(), data=small_data())
-
-
-def test_a_random_network_is_refused_and_its_mode_comes_back():
-    class Noisy(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(6, 3)
-
-        def forward(self, inputs: Tensor) -> Tensor:
-            return F.dropout(self.layer(inputs), 0.5, training=True)
-
-    model = Noisy().double().train()
-    with pytest.raises(gwprune.curvature.operator.NotDeterministicError, match="make its forward pass deterministic"):
-        small_predict(model, data=small_data())
-    assert model.training
-    assert model.layer.training
-
-
-# --- what the call leaves behind --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("operator", ["hessian", "ggn"])
-@pytest.mark.parametrize("predictor", PREDICTORS)
-def test_network_is_left_as_it_was(predictor: str, operator: str):
-    model = small_net().train()
-    model[3].eval()
-    model[0].weight.requires_grad_(False)
-    model[4].bias.requires_grad_(False)
-    model[4].weight.grad = torch.ones_like(model[4].weight)
-    modes = [module.training for module in model.modules()]
-    flags = [parameter.requires_grad for parameter in model.parameters()]
-    state = copy.deepcopy(model.state_dict())
-    random = torch.get_rng_state()
-    small_predict(model, data=small_data(), predictor=predictor, operator=operator, epsilon="batch_std")
-    assert [module.training for module in model.modules()] == modes
-    assert [parameter.requires_grad for parameter in model.parameters()] == flags
-    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
-    assert torch.equal(model[4].weight.grad, torch.ones_like(model[4].weight))
-    assert model[1].weight.grad is None
-    assert torch.equal(torch.get_rng_state(), random)
-
-
-def test_mode_of_the_network_does_not_matter():
-    data, model = small_data(), small_net()
-    found = [small_predict(model.train(mode), data=data) for mode in (True, False)]
-    assert (found[0].threshold, found[0].lower) == (found[1].threshold, found[1].lower)
-
-
-# --- data and precision -----------------------------------------------------------------------------------------
-
-
-def test_data_may_be_a_dataset_or_a_loader_and_batches_do_not_matter():
-    model, data = small_net(), small_data()
-    expected = small_predict(model, data=data)
-    for other, batch_size in (
-        (TensorDataset(*data), None),
-        (DataLoader(TensorDataset(*data), batch_size=70), None),
-        (data, 64),
-    ):
-        found = small_predict(model, data=other, batch_size=batch_size)
-        assert found.threshold == expected.threshold
-        assert found.lower == pytest.approx(expected.lower, abs=1 / found.dimension)
-
-
-def test_single_precision_agrees_with_double():
-    double, single = (
-        small_predict(small_net(dtype), data=small_data(dtype=dtype)) for dtype in (torch.float64, torch.float32)
-    )
-    assert single.dimension == double.dimension == 108
-    assert single.threshold == pytest.approx(double.threshold, abs=2 / 108)
-    assert float(single.width(0.9).value) == pytest.approx(float(double.width(0.9).value), abs=1e-3)
-
-
-# --- documentation ----------------------------------------------------------------------------------------------
-
-
-def test_exported_and_its_example_runs():
-    assert gwprune.predict_threshold is predict_threshold
-    assert gwprune.Prediction is Prediction
-    result = doctest.testmod(predict)
-    assert result.attempted >= 5
-    assert result.failed == 0
