@@ -43,7 +43,7 @@ def test_same_products_on_the_weights_counted_by_hand(name: str, kind: str):
         warnings.simplefilter("error")
         small = compacted(small)
     assert weights_left(small) == left
-    assert small.products == 2
+    assert small.products == (2 if isinstance(small, CompactedOperator) else 1)
     block = normal(full.shape[0], 4, seed=2)
     expected, product = full @ block, small @ block
     assert expected.any()

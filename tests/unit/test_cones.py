@@ -157,7 +157,7 @@ def test_the_threshold_of_a_network_lies_in_its_interval(operator):
 
     size = len(net.weights)
     for epsilon in (0.02, 0.1):
-        found = threshold(matrix, net.weights, epsilon, steps=256)
+        found = threshold(matrix, net.weights, epsilon)
         assert dense(int(found.lower * size), epsilon) >= found.lower - 1 / size
         assert dense(int(np.ceil(found.upper * size)), epsilon) < found.upper + 1 / size
         assert abs(dense(round(found.value * size), epsilon) - found.value) < 2.5 * found.standard_error + 0.005
@@ -165,7 +165,7 @@ def test_the_threshold_of_a_network_lies_in_its_interval(operator):
 
 
 def test_a_coarse_resolution_ends_sooner_and_near():
-    matrix, weights, epsilon = example(2000)
+    matrix, weights, epsilon = example(1000)
     fine = cones(matrix, weights, spectrum_steps=100, steps=100, resolution=1e-5).threshold(epsilon)
     coarse = cones(matrix, weights, spectrum_steps=100, steps=100, resolution=0.01).threshold(epsilon)
     assert abs(coarse.value - fine.value) <= 0.01
@@ -273,7 +273,7 @@ def test_one_probe_knows_its_standard_error():
 def test_the_threshold_of_one_probe_is_as_near_as_its_standard_error_says():
     net = digits()
     matrix = net.curvature["ggn"].matrix
-    found = [threshold(matrix, net.weights, 0.05, steps=96, seed=n) for n in range(12)]
+    found = [threshold(matrix, net.weights, 0.05, steps=64, seed=n) for n in range(8)]
     spread = np.std([one.value for one in found], ddof=1)
     error = np.mean([one.standard_error for one in found])
     assert 0.15 * error < spread < 1.5 * error

@@ -16,7 +16,7 @@ def test_circular_cone_meets_its_closed_form():
     center *= radius / np.linalg.norm(center)
     for epsilon in (0.5, 2.0, 4.0):
         sine = 2 * epsilon / radius**2
-        value, error = gwprune.statistical_dimension(np.eye(dimension), center, epsilon, steps=5, probes=400)
+        value, error = gwprune.statistical_dimension(np.eye(dimension), center, epsilon, steps=2, probes=400)
         assert abs(value - (sine + (1 - 2 * sine) / dimension)) < 4 * error
 
 
@@ -77,7 +77,7 @@ def observed_transition(spectrum, center, epsilon, rng):
     def meets(size):
         hits = 0
         for _ in range(11):
-            plane = np.linalg.qr(rng.normal(size=(dimension, size)))[0]
+            plane = rng.normal(size=(dimension, size))  # its span alone matters
             inner = plane.T @ h
             hits += inner @ np.linalg.solve(plane.T @ (spectrum[:, None] * plane), inner) >= kappa
         return hits >= 6
@@ -97,7 +97,7 @@ def test_random_subspaces_stop_meeting_the_ellipsoid_at_the_statistical_dimensio
     center = rng.normal(size=dimension)
     center *= 1.0 / np.linalg.norm(center)
     epsilon = 0.1 * center**2 @ spectrum
-    value, _ = gwprune.statistical_dimension(np.diag(spectrum), center, epsilon, steps=400, probes=24)
+    value, _ = gwprune.statistical_dimension(np.diag(spectrum), center, epsilon, steps=120, probes=12)
     assert value == pytest.approx(observed_transition(spectrum, center, epsilon, rng), abs=0.025)
 
 
