@@ -75,8 +75,10 @@ def test_batch_std_is_the_deviation_over_full_batches_of_128():
 
 def test_batch_std_takes_the_batches_of_a_loader():
     model, data = small_net(), small_data(450)
-    losses = [float(F.cross_entropy(model.eval()(x), y)) for x, y in DataLoader(TensorDataset(*data), batch_size=50)]
-    found = predict_threshold(model, F.cross_entropy, DataLoader(TensorDataset(*data), batch_size=50), steps=4)
+    loader = DataLoader(TensorDataset(*data), batch_size=50)
+    with torch.no_grad():
+        losses = [float(F.cross_entropy(model.eval()(x), y)) for x, y in loader]
+    found = predict_threshold(model, F.cross_entropy, loader, steps=4)
     assert found.epsilon == pytest.approx(np.std(losses, ddof=1), rel=1e-9)
     with pytest.raises(ValueError, match=r"needs at least 600 samples \(two batches of 300\), got 450"):
         predict_threshold(model, F.cross_entropy, DataLoader(TensorDataset(*data), batch_size=300))

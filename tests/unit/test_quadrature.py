@@ -199,11 +199,13 @@ def test_squared_rules_are_the_ends_of_the_weyl_disc(sample, shift, fraction, se
     jacobi = coefficients(sample, max(1, round(fraction * sample.order)), seed)
     assume(not jacobi.exact)
     lower, upper = (resolvent(rule, shift) for rule in squared(jacobi))
-    # One more step with any diagonal entry, and nothing beyond, is such a measure: the border of the disc.
-    border = []
-    for last in np.tan(np.linspace(-1.57, 1.57, 4001)):
-        rule = gauss(Jacobi(np.append(jacobi.alpha, last), np.append(jacobi.beta, 0.0)))
-        border.append(resolvent(rule, shift))
+    # One more step with any diagonal entry, and nothing beyond, is such a measure: the border of the disc. Its
+    # resolvent is the imaginary part of a continued fraction at z = i sqrt(shift).
+    z = 1j * np.sqrt(shift)
+    fraction = np.tan(np.linspace(-1.57, 1.57, 4001)) - z
+    for alpha, beta in zip(jacobi.alpha[::-1], jacobi.beta[::-1], strict=True):
+        fraction = alpha - z - beta**2 / fraction
+    border = (1 / fraction).imag / np.sqrt(shift)
     scale = 1 / shift
     assert min(border) >= lower - 1e-9 * scale
     assert max(border) <= upper + 1e-9 * scale
