@@ -206,14 +206,15 @@ def predict_with_products(
         outputs: ``predictions``.
         settings: see :class:`ProductsSettings`.
     """
-    predictor, tolerances = (
-        PREDICTORS[settings.predictor],
-        epsilons_of(inputs["dense"], settings.epsilon_rules, owner=job.key),
-    )
+    predictor = PREDICTORS[settings.predictor]
+    tolerances = epsilons_of(inputs["dense"], settings.epsilon_rules, owner=job.key)
     rows, operators = [], []
     for name in settings.operators:
         operator = _operator(job, inputs, predictor, name, settings)
         operators.append(operator)
+        probes = None
+        if "spectrum" in predictor.needs:
+            probes = _spectrum(job, name, settings.probes[name], operator.prunable)
         # Without a checkpoint there is nothing to wait for.
         with job.interruption.deferred() if settings.checkpoint else nullcontext():
             problem = problem_for(
@@ -221,9 +222,7 @@ def predict_with_products(
                 operator.prunable,
                 seed=job.seed,
                 operator=operator,
-                spectrum=_spectrum(job, name, settings.probes[name], operator.prunable)
-                if "spectrum" in predictor.needs
-                else None,
+                spectrum=probes,
                 steps=settings.cone_steps,
                 reorthogonalize=settings.reorthogonalize,
                 storage=settings.basis,
@@ -261,10 +260,8 @@ def predict(job: Job, inputs: Mapping[str, str], outputs: Mapping[str, str], set
     """
     prunable = PrunableSet(load_network(inputs["network"], owner=job.key))
     rows: dict[str, list[dict[str, Any]]] = {"spectra": [], "curves": [], "predictions": []}
-    tolerances, grid = (
-        epsilons_of(inputs["dense"], settings.epsilon_rules, owner=job.key),
-        curve_sparsities(settings.sparsities),
-    )
+    tolerances = epsilons_of(inputs["dense"], settings.epsilon_rules, owner=job.key)
+    grid = curve_sparsities(settings.sparsities)
     problem = problem_for(PREDICTORS["width"], prunable, seed=job.seed)
     for operator, files in settings.probes.items():
         problem = replace(problem, spectrum=_spectrum(job, operator, files, prunable))

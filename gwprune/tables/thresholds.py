@@ -46,7 +46,8 @@ def epsilon_value(rule: str, dense_loss: float, batch_std: float) -> float:
     else:
         raise ValueError(f"unknown epsilon rule {rule!r}; allowed: batch_std, relative:x, absolute:x")
     if not value > 0:
-        raise ValueError(f"epsilon rule {rule!r} gives {value}, which is not positive")
+        reason = "; it needs two whole training batches of different loss" if kind == "batch_std" else ""
+        raise ValueError(f"epsilon rule {rule!r} gives {value}, which is not positive{reason}")
     return value
 
 
