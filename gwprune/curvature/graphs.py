@@ -31,13 +31,23 @@ def saved_bytes() -> Iterator[Callable[[], int]]:
 
 @dataclass
 class _Recorded:
-    """What the derivative of one batch along a vector is made of: uses on the tape and gradients that it missed."""
+    """What the derivative of one batch along a vector is made of.
+
+    Attributes:
+        uses: of the weights, from the tape.
+        missed: (number of the weight, gradient) of what the tape missed.
+    """
 
     uses: list[Use]
     missed: list[tuple[int, Tensor]]
 
     def outer(self, vector: list[Tensor], *, inputs: bool) -> tuple[list[Tensor], list[Tensor]]:
-        """Tensors through which ``g^T v`` depends on the rest of the graph, and its derivatives in them."""
+        """Tensors through which ``g^T v`` depends on the rest of the graph, and its derivatives in them.
+
+        Args:
+            vector: v, in the shapes of the weights.
+            inputs: whether the layers' inputs are among these tensors.
+        """
         outputs, tangents = [], []
         for use in self.uses:
             if use.delta.requires_grad:
@@ -59,11 +69,13 @@ class HessianGraph(_Recorded):
 
     @classmethod
     def build(cls, tape: Tape, forward: Callable[[], Any], loss: Callable[[Any], Tensor], parameters: list):
+        """Run the batch forwards and backwards on a new tape."""
         with tape:
             value = loss(forward())
         return cls(*tape.record(value, parameters))
 
     def product(self, parameters: list, vector: list[Tensor], keep: bool) -> Sequence[Tensor]:
+        """Product with ``vector``, in the shapes of the weights; ``keep``: the graph is needed again."""
         with torch.no_grad():
             outputs, tangents = self.outer(vector, inputs=True)
         if not outputs:  # a loss that is linear in every weight
@@ -73,7 +85,14 @@ class HessianGraph(_Recorded):
 
 @dataclass
 class GaussNewtonGraph(_Recorded):
-    """Graphs of one batch's output, its vector-Jacobian product in a dummy u, and the loss's gradient in the output."""
+    """Graphs of one batch for products with its Gauss-Newton matrix.
+
+    Attributes:
+        output: of the network.
+        dummy: u, in which the vector-Jacobian product ``J^T u`` is linear.
+        head: the output, cut off from the network.
+        head_gradient: gradient of the loss in it.
+    """
 
     output: Tensor
     dummy: Tensor
@@ -82,6 +101,7 @@ class GaussNewtonGraph(_Recorded):
 
     @classmethod
     def build(cls, tape: Tape, forward: Callable[[], Any], loss: Callable[[Any], Tensor], parameters: list):
+        """Run the batch forwards and backwards on a new tape."""
         with tape:
             output = forward()
         if not isinstance(output, Tensor):
@@ -93,6 +113,7 @@ class GaussNewtonGraph(_Recorded):
         return cls(*recorded, output, dummy, head, head_gradient)
 
     def product(self, parameters: list, vector: list[Tensor], keep: bool) -> Sequence[Tensor]:
+        """Product with ``vector``, in the shapes of the weights; ``keep``: the graphs are needed again."""
         with torch.no_grad():
             # Linear in the dummy, which does not reach the layers' inputs.
             outputs, tangents = self.outer(vector, inputs=False)

@@ -99,7 +99,14 @@ class _Layer(torch.autograd.Function):
 
 @dataclass
 class Use:
-    """One use of prunable weight ``number``: the layer's input x and the derivative delta in the layer's output."""
+    """One use of a prunable weight.
+
+    Attributes:
+        number: of the weight.
+        x: the layer's input.
+        delta: derivative of the loss in the layer's output.
+        geometry: of a convolution; None for a linear layer.
+    """
 
     number: int
     x: Tensor
@@ -163,11 +170,11 @@ def _transposed(
     groups: int = 1,
     dilation: Any = 1,
 ) -> _Arguments | None:
-    found = _convolution(input, weight, bias, stride, padding, dilation, groups)
-    if found is None:
+    arguments = _convolution(input, weight, bias, stride, padding, dilation, groups)
+    if arguments is None:
         return None
-    geometry = found[3]._replace(transposed=True, output_padding=_each(output_padding, weight.ndim - 2))
-    return *found[:3], geometry
+    geometry = arguments[3]._replace(transposed=True, output_padding=_each(output_padding, weight.ndim - 2))
+    return *arguments[:3], geometry
 
 
 _READERS = {
@@ -205,10 +212,13 @@ def _saved_tensor_hooks() -> Any:
 
 
 class Tape(TorchFunctionMode):
-    """Sees every use of the weights ``parameters`` in a forward pass, through modules or functions alike.
+    """Sees every use of some weights in a forward pass, through modules or functions alike.
 
     Run the forward pass inside ``with tape:``, then :meth:`record` the backward pass. A use that the tape does not
     know (an attention kernel, a script module) keeps PyTorch's own derivative; :meth:`record` returns it.
+
+    Args:
+        parameters: the weights.
     """
 
     def __init__(self, parameters: Sequence[Tensor]):
@@ -248,19 +258,28 @@ class Tape(TorchFunctionMode):
         if (reader or function is functional.batch_norm) and self._foreign():
             return function(*args, **kwargs)
         if reader is not None:
-            found = reader(*args, **kwargs)
-            if found is not None and id(found[1]) in self.numbers:
-                return _Layer.apply(*found, self.numbers[id(found[1])], self)
+            arguments = reader(*args, **kwargs)
+            if arguments is not None and id(arguments[1]) in self.numbers:
+                return _Layer.apply(*arguments, self.numbers[id(arguments[1])], self)
         elif function is functional.batch_norm:
-            found = _normalised(*args, **kwargs)
-            if found is not None:
-                return found
+            output = _normalised(*args, **kwargs)
+            if output is not None:
+                return output
         return function(*args, **kwargs)
 
     def record(
         self, output: Tensor, parameters: Sequence[Tensor], grad_output: Tensor | None = None
     ) -> tuple[list[Use], list[tuple[int, Tensor]]]:
-        """Backward pass that can be differentiated again: the uses, and (number, gradient) of what the tape missed."""
+        """Backward pass that can be differentiated again.
+
+        Args:
+            output: what to differentiate.
+            parameters: the weights.
+            grad_output: derivative in ``output``; not needed for a number.
+
+        Returns:
+            The uses of the weights, and (number, gradient) of what the tape missed.
+        """
         self.recording = True
         try:
             missed = torch.autograd.grad(output, parameters, grad_output, create_graph=True, allow_unused=True)

@@ -18,6 +18,9 @@ class PrunableSet:
     Biases, normalisation and embeddings stay out; a weight that several modules share counts once. The set, its
     order (that of ``model.named_modules``) and D are the same for the l1 penalty, the Hessian and the masks.
 
+    Args:
+        model: the network.
+
     Attributes:
         names: parameter names, e.g. ``"layers.0.weight"``.
         parameters: the tensors themselves, not copies.
@@ -30,7 +33,7 @@ class PrunableSet:
     """
 
     def __init__(self, model: nn.Module):
-        found: dict[int, tuple[str, nn.Parameter]] = {}
+        weights: dict[int, tuple[str, nn.Parameter]] = {}
         shared_elsewhere = {
             id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)
         }
@@ -40,13 +43,13 @@ class PrunableSet:
             weight = module.weight
             # An output layer tied to an embedding is the embedding.
             if isinstance(weight, nn.Parameter) and id(weight) not in shared_elsewhere:
-                found.setdefault(id(weight), (f"{prefix}.weight" if prefix else "weight", weight))
-        if not found:
+                weights.setdefault(id(weight), (f"{prefix}.weight" if prefix else "weight", weight))
+        if not weights:
             raise ValueError(
                 f"{type(model).__name__} has no prunable weights: none of its modules is an nn.Linear or nn.Conv*d"
             )
-        self.names = [name for name, _ in found.values()]
-        self.parameters: list[nn.Parameter] = [parameter for _, parameter in found.values()]
+        self.names = [name for name, _ in weights.values()]
+        self.parameters: list[nn.Parameter] = [parameter for _, parameter in weights.values()]
         self.shapes = [parameter.shape for parameter in self.parameters]
         self.sizes = [parameter.numel() for parameter in self.parameters]
         self.dimension = sum(self.sizes)

@@ -10,6 +10,9 @@ it phi rises from minus infinity and its supremum belongs to the other. By Sherm
     a = g^T (I + t|H|)^-1 g,   b = h^T (I + t|H|)^-1 g,   d = h^T (I + t|H|)^-1 h,
 
 so one Lanczos run from the centre (for b and d) and one from each g (for a, whatever the centre) are all it takes.
+
+The trace in :mod:`.cones` is off by up to one weight, which counts in small matrices: it is too low by 0.07 at D = 10
+and by 0.017 at D = 50 (narrow cones), where 16 directions leave a standard error of 0.035 and 0.008.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from torch.func import functional_call, hessian, jacrev
 from torch.nn import functional as F
 
 from gwprune.pruning import Ranking
+from gwprune.spectral.lanczos import Jacobi, lanczos, rademacher
 from gwprune.spectral.problem import Problem
 
 EPS = np.finfo(float).eps
@@ -111,6 +112,23 @@ def network_like_spectrum(n: int, rng: np.random.Generator) -> np.ndarray:
             [5.0, 8.0, 13.0, 21.0, 34.0],
         ]
     )
+
+
+# --- Lanczos ----------------------------------------------------------------------------------------------------
+
+
+def start_for(n: int, seed: int = 0) -> Tensor:
+    return rademacher(n, seed).double()
+
+
+def run(matrix: np.ndarray, steps: int, start: Tensor | None = None, **options) -> Jacobi:
+    start = start_for(len(matrix)) if start is None else start
+    return lanczos(torch.from_numpy(matrix), [start], steps, **options)[0]
+
+
+def tridiagonal(jacobi: Jacobi) -> np.ndarray:
+    off = jacobi.beta[:-1]
+    return np.diag(jacobi.alpha) + np.diag(off, 1) + np.diag(off, -1)
 
 
 # --- problems ---------------------------------------------------------------------------------------------------

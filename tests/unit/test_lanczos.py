@@ -12,24 +12,21 @@ from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 from torch import Tensor
 
-from gwprune.spectral.lanczos import Jacobi, Lanczos, as_product, lanczos, operator_dtype, rademacher
+from gwprune.spectral.lanczos import Lanczos, as_product, lanczos, operator_dtype, rademacher
 from gwprune.spectral.quadrature import gauss
 
-from .helpers_spectra import EPS, Sample, make_sample, network_like_spectrum, rotated, samples, width_function
-
-
-def start_for(n: int, seed: int = 0) -> Tensor:
-    return rademacher(n, seed).double()
-
-
-def run(matrix: np.ndarray, steps: int, start: Tensor | None = None, **options) -> Jacobi:
-    start = start_for(len(matrix)) if start is None else start
-    return lanczos(torch.from_numpy(matrix), [start], steps, **options)[0]
-
-
-def tridiagonal(jacobi: Jacobi) -> np.ndarray:
-    off = jacobi.beta[:-1]
-    return np.diag(jacobi.alpha) + np.diag(off, 1) + np.diag(off, -1)
+from .helpers_spectra import (
+    EPS,
+    Sample,
+    make_sample,
+    network_like_spectrum,
+    rotated,
+    run,
+    samples,
+    start_for,
+    tridiagonal,
+    width_function,
+)
 
 
 def test_rademacher_is_a_function_of_seed_and_probe():

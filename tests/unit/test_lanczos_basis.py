@@ -9,26 +9,21 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from torch import Tensor
 
-from gwprune.spectral.lanczos import Jacobi, Lanczos, lanczos, rademacher
+from gwprune.spectral.lanczos import Lanczos, lanczos, rademacher
 from gwprune.spectral.quadrature import gauss
 
-from .helpers_spectra import Sample, make_sample, network_like_spectrum, rotated, samples, width_function
-
-
-def start_for(n: int, seed: int = 0) -> Tensor:
-    return rademacher(n, seed).double()
-
-
-def run(matrix: np.ndarray, steps: int, start: Tensor | None = None, **options) -> Jacobi:
-    start = start_for(len(matrix)) if start is None else start
-    return lanczos(torch.from_numpy(matrix), [start], steps, **options)[0]
-
-
-def tridiagonal(jacobi: Jacobi) -> np.ndarray:
-    off = jacobi.beta[:-1]
-    return np.diag(jacobi.alpha) + np.diag(off, 1) + np.diag(off, -1)
+from .helpers_spectra import (
+    Sample,
+    make_sample,
+    network_like_spectrum,
+    rotated,
+    run,
+    samples,
+    start_for,
+    tridiagonal,
+    width_function,
+)
 
 
 def outliers() -> Sample:
@@ -104,9 +99,9 @@ def test_every_storage_gives_the_same_coefficients(tmp_path, monkeypatch):
     matrix = torch.from_numpy(network_like(200).matrix)
     start = rademacher(200, 0).double()
     runs = {storage: lanczos(matrix, [start], 80, storage=storage)[0] for storage in ("device", "host", "disk")}
-    for run in runs.values():
-        np.testing.assert_array_equal(run.alpha, runs["device"].alpha)
-        np.testing.assert_array_equal(run.beta, runs["device"].beta)
+    for jacobi in runs.values():
+        np.testing.assert_array_equal(jacobi.alpha, runs["device"].alpha)
+        np.testing.assert_array_equal(jacobi.beta, runs["device"].beta)
     assert list(tmp_path.iterdir()) == []
 
 
