@@ -40,6 +40,7 @@ PURPOSES: dict[str, Callable[..., tuple[int, ...]]] = {
     "probe": lambda probe: (probe,),
     "zero rows": lambda: (2**32,),
     "dead units": lambda: (),
+    "directions to project": lambda: (),
 }
 
 

@@ -26,6 +26,7 @@ import torch
 from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
+from ..streams import stream
 from .lanczos import Jacobi, Lanczos, as_product, lanczos, operator_device, operator_dtype
 from .probes import zero_rows
 from .quadrature import ritz, squared
@@ -72,7 +73,7 @@ class GaussianProbes:
         dimension, dtype, device = operator.shape[0], operator_dtype(operator), operator_device(operator)
         zero = zero_rows(operator, seed).cpu()
         active = int(dimension - zero.sum())
-        generator = torch.Generator().manual_seed(seed)
+        generator = stream(seed, "directions to project")
         vectors = torch.randn(probes, dimension, generator=generator, dtype=torch.float64)
         vectors[:, zero] = 0
         if active == 0:
