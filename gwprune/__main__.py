@@ -1,10 +1,12 @@
-"""Command line: `gwprune thresholds`, `compare`, `costs`, `report`, `config-docs`; each with `--help`."""
+"""Command line: `gwprune thresholds`, `compare`, `costs`, `report`, `config-docs`; each has `--help`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+
+from . import __version__
 
 
 def _print(args: argparse.Namespace) -> int:
@@ -35,8 +37,16 @@ def _config_docs(args: argparse.Namespace) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+    """Run the command line.
+
+    Args:
+        arguments: words of the command line, those of the process by default.
+
+    Returns:
+        The exit status: 0, or 1 after one line on the error stream.
+    """
     parser = argparse.ArgumentParser("gwprune", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"gwprune {__version__}")
     commands = parser.add_subparsers(required=True)
     for name, view, text in (
         ("thresholds", "print_thresholds", "print predicted beside measured thresholds"),

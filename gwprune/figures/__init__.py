@@ -1,28 +1,22 @@
-"""Figures of the result tables: Arrow tables in, one image file out (format by suffix). Needs no display."""
+"""Figures of the result tables: Arrow tables in, one image file out (format by suffix). Needs no display.
 
-from .axes import from_axis, sparsity_axis, to_axis
-from .comparison import tradeoff
+They know tables, no network. Read first: `style` (what figures share), then `FIGURES`.
+"""
+
 from .dense import spectral_density, training_history
-from .pruned import predicted_vs_empirical, sparsity_sweep, width_curve
+from .pruned import sparsity_sweep, tradeoff
+from .thresholds import predicted_vs_empirical, width_curve
 
-__all__ = [
-    "FIGURES",
-    "from_axis",
-    "predicted_vs_empirical",
-    "sparsity_axis",
-    "sparsity_sweep",
-    "spectral_density",
-    "to_axis",
-    "tradeoff",
-    "training_history",
-    "width_curve",
-]
+__all__ = ["FIGURES"]
 
 FIGURES = {
-    "training_history": training_history,
-    "spectral_density": spectral_density,
-    "width_curve": width_curve,
-    "sparsity_sweep": sparsity_sweep,
-    "tradeoff": tradeoff,
-    "predicted_vs_empirical": predicted_vs_empirical,
+    figure.__name__: figure
+    for figure in (
+        training_history,
+        spectral_density,
+        width_curve,
+        sparsity_sweep,
+        tradeoff,
+        predicted_vs_empirical,
+    )
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -11,50 +10,42 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from .axes import (
-    COLOURS,
-    by_importance,
-    drawing,
-    groups,
-    legend,
-    log_y,
-    no_data,
-    numbered_colours,
-    read_rows,
-    where,
-)
+from . import style
+
+_SMEARING = 0.01  # standard deviation, over the width of the axis
 
 
 def training_history(training: pa.Table, run: str, path: str | os.PathLike) -> None:
-    """Loss, accuracy and (when it varies) learning rate of each epoch; one thin line per seed."""
-    rows = read_rows(training, run=run)
+    """Loss, accuracy and (when it varies) learning rate of each epoch; one thin line per seed.
+
+    Args:
+        training: the table.
+        run: which run to draw.
+        path: of the image; its suffix names the format.
+    """
+    rows = style.read_rows(training, run=run)
     varies = len(np.unique(rows["lr"])) > 1
     seeds = len(np.unique(rows["seed"]))
     title = f"{run}: dense training" + (f", one line for each of {seeds} seeds" if seeds > 1 else "")
-    with drawing(path, title, 6.4, 5.6 if varies else 4.8) as figure:
+    with style.drawing(path, title, 6.4, 5.6 if varies else 4.8) as figure:
         ratios = [3, 3, 1][: 2 + varies]
         panels = figure.subplots(len(ratios), sharex=True, height_ratios=ratios)
-        colours = {"train": COLOURS[0], "val": COLOURS[1]}
+        colours = {"train": style.COLOURS[0], "val": style.COLOURS[1]}
         if not len(rows["epoch"]):
             for axes, what in zip(panels, ("loss", "accuracy"), strict=True):
-                no_data(axes, f"{what} of {run}")
+                style.no_data(axes, f"{what} of {run}")
             return
-        for _, seed in groups(rows, "seed"):
+        for _, seed in style.groups(rows, "seed"):
             order = np.argsort(seed["epoch"])
             epoch = seed["epoch"][order]
-            look = {
-                "linewidth": 0.9,
-                "alpha": 0.85,
-                "marker": "o" if len(epoch) == 1 else None,
-                "markersize": 3,
-            }
+            look = {"linewidth": 0.9, "alpha": 0.85, "marker": "o" if len(epoch) == 1 else None, "markersize": 3}
             for split, colour in colours.items():
                 for axes, what in zip(panels, ("loss", "accuracy"), strict=False):
                     values = seed[f"{split}_{what}"][order]
                     axes.plot(epoch, np.where(np.isfinite(values), values, np.nan), color=colour, **look)
             if varies:
                 panels[2].plot(epoch, seed["lr"][order], color="#555555", drawstyle="steps-mid", **look)
-        log_y(panels[0])
+        style.log_y(panels[0])
         panels[0].set_ylabel("data loss (nats)")
         panels[1].set_ylabel("accuracy (%)")
         if varies:
@@ -63,11 +54,20 @@ def training_history(training: pa.Table, run: str, path: str | os.PathLike) -> N
         panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         names = {"train": "train, running mean of the epoch", "val": "val, after the epoch"}
         handles = [Line2D([], [], color=colour, label=names[split]) for split, colour in colours.items()]
-        legend(figure, *([handle] for handle in handles))
+        style.legend(figure, *([handle] for handle in handles))
 
 
 def smeared_density(positions: np.ndarray, weights: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
-    """A grid, and on it the sum of Gaussians of width ``sigma`` and mass ``weights`` at ``positions``."""
+    """The sum of Gaussians, one for each node.
+
+    Args:
+        positions: of the nodes, (n,).
+        weights: mass of each, (n,).
+        sigma: standard deviation of the Gaussians.
+
+    Returns:
+        A grid and the density on it, of equal length.
+    """
     low, high = positions.min() - 6 * sigma, positions.max() + 6 * sigma
     grid = np.linspace(low, high, int(np.clip(4 * (high - low) / sigma, 200, 5000)))
     density = np.zeros_like(grid)
@@ -81,6 +81,10 @@ def asinh_scale(nodes: np.ndarray, weights: np.ndarray) -> float:
     """Where the eigenvalue axis turns from linear to logarithmic: the weighted median |node| other than 0.
 
     It is kept within six decades of the largest, as rounding leaves "zeros" far smaller than that.
+
+    Args:
+        nodes: eigenvalues, (n,).
+        weights: their weights, (n,).
     """
     used = (nodes != 0) & (weights > 0)
     if not used.any():
@@ -111,35 +115,32 @@ def _eigenvalue_axis(axes: Axes, low: float, high: float, scale: float) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(text))
 
 
-def spectral_density(
-    spectra: pa.Table,
-    run: str,
-    path: str | os.PathLike,
-    operators: Iterable[str] | None = None,
-    rule: str = "gauss",
-    smear: float = 0.01,
-) -> None:
+def spectral_density(spectra: pa.Table, run: str, path: str | os.PathLike) -> None:
     """Spectral density of each operator (mean over seeds and probes) above its raw nodes and weights.
 
-    The density is per unit of asinh(eigenvalue / scale) and smeared there, for display only, by ``smear``
-    times the width of the axis.
+    The density is per unit of asinh(eigenvalue / scale) and smeared there, for display only.
+
+    Args:
+        spectra: the table.
+        run: which run to draw.
+        path: of the image; its suffix names the format.
     """
-    rows = read_rows(spectra, run=run, rule=rule)
-    names = list(operators or by_importance(rows["operator"], "hessian")) or ["hessian"]
-    kept = np.isin(rows["operator"], names) & np.isfinite(rows["node"]) & (rows["weight"] > 0)
+    rows = style.read_rows(spectra, run=run, rule="gauss")
+    names = style.by_importance(rows["operator"], "hessian") or ["hessian"]
+    kept = np.isfinite(rows["node"]) & (rows["weight"] > 0)
     rows = {name: values[kept] for name, values in rows.items()}
     scale = asinh_scale(rows["node"], rows["weight"])
     rows["position"] = np.arcsinh(rows["node"] / scale)
     low, high = min(rows["position"], default=0), max(rows["position"], default=0)
-    sigma = smear * max(high - low, 1)
-    colours = numbered_colours(["hessian", "ggn", *sorted(set(names) - {"hessian", "ggn"})])
-    with drawing(path, f"{run}: spectrum of the curvature", 0.6 + 4.2 * len(names), 4.6) as figure:
+    sigma = _SMEARING * max(high - low, 1)
+    colours = style.numbered_colours(["hessian", "ggn", *sorted(set(names) - {"hessian", "ggn"})])
+    with style.drawing(path, f"{run}: spectrum of the curvature", 0.6 + 4.2 * len(names), 4.6) as figure:
         panels = figure.subplots(2, len(names), squeeze=False, sharex=True, sharey="row", height_ratios=[2, 1])
         for (upper, lower), operator in zip(panels.T, names, strict=True):
-            part = where(rows, operator=operator)
+            part = style.where(rows, operator=operator)
             if not len(part["node"]):
-                no_data(upper, f"{operator}, rule {rule}, of {run}")
-                no_data(lower, operator)
+                style.no_data(upper, f"{operator}, rule gauss, of {run}")
+                style.no_data(lower, operator)
                 continue
             probes = len(set(zip(part["seed"], part["probe"], strict=True)))
             grid, density = smeared_density(part["position"], part["weight"] / probes, sigma)
@@ -149,7 +150,7 @@ def spectral_density(
             upper.plot(scale * np.sinh(grid), density, color=colour, label=f"weight of the exact 0 node: {zero:.3g}")
             many = len(part["node"]) > 3000  # as vectors they would make a huge file
             lower.plot(part["node"], part["weight"], "|", color=colour, markersize=4, alpha=0.6, rasterized=many)
-            upper.set_title(f"{operator} ({probes} probe{'s' * (probes > 1)}, rule {rule})")
+            upper.set_title(f"{operator} ({probes} probe{'s' * (probes > 1)}, rule gauss)")
             upper.legend(loc="upper right")
             for axes in (upper, lower):
                 axes.set_yscale("log")

@@ -15,7 +15,7 @@ from ..datasets import DeviceSplit
 from ..network.prunable import PrunableSet
 from ..pruning import Level, Subject, gem_epoch, keep_highest, removed_count, start_gem_search
 from ..streams import stream
-from ..tables.schemas import write_table
+from ..tables.files import write_table
 from ..training.train import Recipe, train
 from .artifacts import SparseState, load_network, load_sparse, save_sparse
 from .dense import progress_of

@@ -18,7 +18,7 @@ from ..network.losses import batch_deviation
 from ..network.prunable import PrunableSet
 from ..storage.files import write_json
 from ..streams import stream_seed
-from ..tables.schemas import write_table
+from ..tables.files import write_table
 from ..training.evaluation import Evaluation, evaluate, l1_norm
 from ..training.train import EpochRecord, Recipe, train
 from .artifacts import build_network, save_network

@@ -14,7 +14,7 @@ from ..pruning import METHODS, layerwise_shuffle, reinitialise, without_control
 from ..storage.checkpoints import arithmetic, digest, set_aside
 from ..storage.files import config_hash, read_json, write_json
 from ..streams import stream_seed
-from ..tables.schemas import write_table
+from ..tables.files import write_table
 from ..training.train import Recipe, train
 from .artifacts import build_network, load_description, load_network, load_ranking, load_sparse
 from .dense import progress_of

@@ -24,7 +24,7 @@ from ..spectral.probes import probe_spectra
 from ..spectral.problem import Problem
 from ..spectral.spectrum import Spectrum
 from ..storage.checkpoints import RecordedOperator, arithmetic, digest
-from ..tables.schemas import write_table
+from ..tables.files import write_table
 from ..tables.thresholds import epsilons_of
 from .artifacts import load_network, load_probe, save_probe, weights_digest
 from .job import Job

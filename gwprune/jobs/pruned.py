@@ -12,7 +12,7 @@ from .. import datasets
 from ..datasets import DeviceSplit
 from ..network.prunable import PrunableSet
 from ..pruning import Ranking, mask, rank, removed_count
-from ..tables.schemas import write_table
+from ..tables.files import write_table
 from ..tables.thresholds import criteria_of, empirical_threshold, search
 from ..training.evaluation import evaluate, pruned
 from .artifacts import load_network, load_ranking, save_ranking, weights_digest

@@ -9,73 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from ..storage.files import atomic_path
 from ..tables.comparison import comparison_rows, comparison_threshold_rows, source_of
+from ..tables.files import combine, read_table, table_provenance, write_table
 from ..tables.published import published_rows
 from ..tables.rendering import comparison_pages, html, markdown
-from ..tables.schemas import combine, read_table, table_provenance, write_table
-from ..tables.thresholds import Criterion, criteria_of, empirical_threshold
+from ..tables.thresholds import criteria_of, empirical_rows, threshold_rows
 from .job import Job
 
-__all__ = ["aggregate", "collect", "draw", "empirical_rows", "read_benchmark", "threshold_rows"]
+__all__ = ["aggregate", "collect", "draw", "read_benchmark"]
 
 logger = logging.getLogger("gwprune")
-
-
-def empirical_rows(sweep: pa.Table, wanted: Mapping[tuple[str, int], Sequence[Criterion]]) -> list[dict[str, Any]]:
-    """Rows of table `empirical` from table `sweep` and the criteria of each (run, seed)."""
-    grids: dict[tuple, dict[float, dict[str, dict[str, float]]]] = {}
-    for row in sweep.to_pylist():
-        key = (row["run"], row["seed"], row["method"], row["stage"])
-        values = {name: row[name] for name in ("loss", "objective", "accuracy")}
-        grids.setdefault(key, {}).setdefault(row["sparsity"], {})[row["split"]] = values
-    rows = []
-    for (run, seed, method, stage), grid in grids.items():
-        for criterion in wanted[run, seed]:
-            bracket = empirical_threshold(grid, criterion)
-            rows.append(
-                {
-                    "run": run,
-                    "seed": seed,
-                    "method": method,
-                    "stage": stage,
-                    "criterion": criterion.name,
-                    "epsilon_rule": criterion.epsilon_rule,
-                    "threshold": bracket.lower,
-                    "threshold_lower": bracket.lower,
-                    "threshold_upper": bracket.upper,
-                    "reached": bracket.reached,
-                }
-            )
-    return rows
-
-
-def threshold_rows(predictions: pa.Table, empirical: pa.Table) -> list[dict[str, Any]]:
-    """Rows of table `thresholds`: each prediction beside each measurement of the same run, seed and epsilon rule."""
-    measured: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for row in empirical.to_pylist():
-        measured.setdefault((row["run"], row["seed"]), []).append(row)
-    rows = []
-    for prediction in predictions.to_pylist():
-        for row in measured.get((prediction["run"], prediction["seed"]), []):
-            # An accuracy criterion has no epsilon of its own: it stands beside every rule's prediction.
-            if row["epsilon_rule"] not in ("", prediction["epsilon_rule"]):
-                continue
-            rows.append(
-                {
-                    **{key: prediction[key] for key in ("run", "seed", "predictor", "operator", "epsilon_rule")},
-                    **{key: row[key] for key in ("method", "stage", "criterion")},
-                    **{
-                        f"{name}{part}": source[f"threshold{part}"]
-                        for name, source in (("predicted", prediction), ("empirical", row))
-                        for part in ("", "_lower", "_upper")
-                    },
-                    "gap": prediction["threshold"] - row["threshold"],
-                }
-            )
-    return rows
 
 
 def read_benchmark(path: Path) -> dict[str, float]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from .files import grouped
 
 __all__ = ["comparison_rows", "comparison_threshold_rows", "in_words", "source_of"]
-
-Row = dict[str, Any]
 
 
 def in_words(name: str, options: Mapping[str, Any]) -> str:
@@ -29,16 +30,9 @@ def source_of(provenance: Mapping[str, str]) -> str:
     return "measured: " + ", ".join(filter(None, parts))
 
 
-def _grouped(rows: Iterable[Row], *keys: str) -> dict[tuple, list[Row]]:
-    groups: dict[tuple, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return groups
-
-
 def _std(values: Sequence[float]) -> float:
     # By hand: statistics.stdev refuses NaN and infinities.
-    mean = statistics.fmean(values)
+    mean = fmean(values)
     return (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5 if len(values) > 1 else 0.0
 
 
@@ -49,12 +43,13 @@ def _ratio(above: float, below: float) -> float:
 def comparison_rows(
     sweep: pa.Table, facts: Mapping[str, Any], asked: Iterable[float], source: str
 ) -> list[dict[str, Any]]:
-    """Rows of table `comparison` of one run, from its table `sweep`: test split, over seeds.
+    """Rows of table `comparison` of one run: its test split, over seeds.
 
     Bisection adds sparsities to the one-shot sweeps, others for every seed and method: of stage `one_shot` only 0 and
     the ``asked`` ones are compared, of the other stages all that every seed of the same method and stage has.
 
     Args:
+        sweep: table `sweep` of the run.
         facts: network, dataset and l1 of the run.
         asked: sparsities of the one-shot sweeps that the configuration asks for.
         source: column `source`.
@@ -62,75 +57,66 @@ def comparison_rows(
     Raises:
         ValueError: when a seed has no dense network, which is the one-shot row of sparsity 0.
     """
-    tested = [row for row in sweep.to_pylist() if row["split"] == "test"]
-    dense = {row["seed"]: row for row in tested if row["stage"] == "one_shot" and row["sparsity"] == 0.0}
-    missing = sorted({row["seed"] for row in tested} - set(dense))
-    if missing:
+    tested = sweep.filter(pc.field("split") == "test")
+    one_shot = tested.filter((pc.field("stage") == "one_shot") & (pc.field("sparsity") == 0.0))
+    dense = {row["seed"]: row for row in one_shot.to_pylist()}
+    if missing := sorted(set(tested["seed"].to_pylist()) - set(dense)):
         raise ValueError(f"table sweep has no dense network (one_shot at sparsity 0) for seed(s) {missing}")
+    seeds = {(part["method"], part["stage"]): len(set(part["seed"])) for part in grouped(tested, "method", "stage")}
     wanted = {0.0, *asked}
     rows = []
-    for (run, method, stage), part in _grouped(tested, "run", "method", "stage").items():
-        seeds = {row["seed"] for row in part}
-        for sparsity, found in sorted(_grouped(part, "sparsity").items()):
-            if len(found) < len(seeds) or (stage == "one_shot" and sparsity[0] not in wanted):
-                continue
-            values = {name: [row[name] for row in found] for name in found[0]}
-            mean = {
-                name: statistics.fmean(values[name])
-                for name in ("accuracy", "top5_accuracy", "loss", "nonzeros", "multiply_adds", "epochs")
+    for part in grouped(tested, "run", "method", "stage", "sparsity"):
+        every_seed = len(part["seed"]) == seeds[part["method"], part["stage"]]
+        if not every_seed or (part["stage"] == "one_shot" and part["sparsity"] not in wanted):
+            continue
+        own = [dense[seed] for seed in part["seed"]]
+        of_dense = {name: fmean(row[name] for row in own) for name in ("accuracy", "nonzeros", "multiply_adds")}
+        multiply_adds = fmean(part["multiply_adds"])
+        rows.append(
+            {
+                **facts,
+                **{name: part[name] for name in ("run", "method", "stage", "sparsity")},
+                "seeds": len(part["seed"]),
+                "accuracy_mean": fmean(part["accuracy"]),
+                "accuracy_std": _std(part["accuracy"]),
+                "top5_mean": fmean(part["top5_accuracy"]),
+                "loss_mean": fmean(part["loss"]),
+                "dense_accuracy_mean": of_dense["accuracy"],
+                "compression": _ratio(of_dense["nonzeros"], fmean(part["nonzeros"])),
+                "dense_multiply_adds": of_dense["multiply_adds"],
+                "multiply_adds": multiply_adds,
+                "speedup": _ratio(of_dense["multiply_adds"], multiply_adds),
+                "epochs": fmean(part["epochs"]),
+                "empty_layers": max(part["empty_layers"]),
+                "source": source,
             }
-            of_dense = {
-                name: statistics.fmean(dense[row["seed"]][name] for row in found)
-                for name in ("accuracy", "nonzeros", "multiply_adds")
-            }
-            rows.append(
-                {
-                    **facts,
-                    "run": run,
-                    "method": method,
-                    "stage": stage,
-                    "sparsity": sparsity[0],
-                    "seeds": len(found),
-                    "accuracy_mean": mean["accuracy"],
-                    "accuracy_std": _std(values["accuracy"]),
-                    "top5_mean": mean["top5_accuracy"],
-                    "loss_mean": mean["loss"],
-                    "dense_accuracy_mean": of_dense["accuracy"],
-                    "compression": _ratio(of_dense["nonzeros"], mean["nonzeros"]),
-                    "dense_multiply_adds": of_dense["multiply_adds"],
-                    "multiply_adds": mean["multiply_adds"],
-                    "speedup": _ratio(of_dense["multiply_adds"], mean["multiply_adds"]),
-                    "epochs": mean["epochs"],
-                    "empty_layers": max(values["empty_layers"]),
-                    "source": source,
-                }
-            )
-    _rank(rows)
+        )
+    for row in rows:
+        rivals = [other for other in rows if other["sparsity"] == row["sparsity"]]
+        # Means that differ by rounding alone are tied.
+        better = [other["stage"] for other in rivals if other["accuracy_mean"] > row["accuracy_mean"] + 1e-9]
+        row |= {"rank": 1 + len(better), "ranked": len(rivals), "stage_rank": 1 + better.count(row["stage"])}
     return rows
 
 
-def _rank(rows: list[Row]) -> None:
-    """Fill `rank`, `ranked` and `stage_rank`; means that differ by rounding alone are tied."""
-    for rivals in _grouped(rows, "run", "sparsity").values():
-        for row in rivals:
-            better = [other for other in rivals if other["accuracy_mean"] > row["accuracy_mean"] + 1e-9]
-            row["rank"], row["ranked"] = 1 + len(better), len(rivals)
-            row["stage_rank"] = 1 + sum(other["stage"] == row["stage"] for other in better)
-
-
 def comparison_threshold_rows(empirical: pa.Table, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of table `comparison_thresholds` of one run, from its table `empirical`: over seeds."""
+    """Rows of table `comparison_thresholds` of one run: its measured thresholds over seeds.
+
+    Args:
+        empirical: table `empirical` of the run.
+        facts: network, dataset and l1 of the run.
+    """
     keys = ("run", "method", "stage", "criterion", "epsilon_rule")
     return [
         {
             **facts,
-            **dict(zip(keys, key, strict=True)),
-            "seeds": len(part),
-            "reached_seeds": sum(row["reached"] for row in part),
-            "threshold_mean": statistics.fmean(row["threshold"] for row in part),
-            "threshold_std": _std([row["threshold"] for row in part]),
-            "threshold_lower": min(row["threshold_lower"] for row in part),
-            "threshold_upper": max(row["threshold_upper"] for row in part),
+            **{key: part[key] for key in keys},
+            "seeds": len(part["seed"]),
+            "reached_seeds": sum(part["reached"]),
+            "threshold_mean": fmean(part["threshold"]),
+            "threshold_std": _std(part["threshold"]),
+            "threshold_lower": min(part["threshold_lower"]),
+            "threshold_upper": max(part["threshold_upper"]),
         }
-        for key, part in _grouped(empirical.to_pylist(), *keys).items()
+        for part in grouped(empirical, *keys)
     ]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
 from typing import Any
+
+import pyarrow as pa
+
+from .files import grouped
 
 __all__ = ["SECTION_OF_RULE", "advice"]
 
@@ -32,33 +35,29 @@ _BESIDE_MB = 400
 _LEAST_MINUTES = 10
 
 
-def advice(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def advice(costs: pa.Table) -> list[dict[str, Any]]:
     """One row per rule of table `costs`, in the workflow's order.
+
+    Args:
+        costs: the table.
 
     Returns:
         Rows of rule, section (of `resources`), jobs, median_seconds, longest_seconds, hours (of all jobs),
         largest_rss_mb, mem_mb (the largest and what runs beside it, in steps of 500) and runtime (minutes; half as
         much again as the longest, at least 10).
     """
-    by_rule: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_rule.setdefault(row["rule"], []).append(row)
-    order = list(SECTION_OF_RULE)
-    found = []
-    for rule in sorted(by_rule, key=lambda name: order.index(name) if name in order else len(order)):
-        seconds = [row["seconds"] for row in by_rule[rule]]
-        memory = max(row["max_rss_mb"] for row in by_rule[rule])
-        found.append(
-            {
-                "rule": rule,
-                "section": SECTION_OF_RULE.get(rule, ""),
-                "jobs": len(seconds),
-                "median_seconds": statistics.median(seconds),
-                "longest_seconds": max(seconds),
-                "hours": sum(seconds) / 3600,
-                "largest_rss_mb": memory,
-                "mem_mb": math.ceil((memory + _BESIDE_MB) / 500) * 500,
-                "runtime": max(_LEAST_MINUTES, math.ceil(_MARGIN * max(seconds) / 60)),
-            }
-        )
-    return found
+    order = {rule: number for number, rule in enumerate(SECTION_OF_RULE)}
+    return [
+        {
+            "rule": part["rule"],
+            "section": SECTION_OF_RULE.get(part["rule"], ""),
+            "jobs": len(part["seconds"]),
+            "median_seconds": statistics.median(part["seconds"]),
+            "longest_seconds": max(part["seconds"]),
+            "hours": sum(part["seconds"]) / 3600,
+            "largest_rss_mb": max(part["max_rss_mb"]),
+            "mem_mb": math.ceil((max(part["max_rss_mb"]) + _BESIDE_MB) / 500) * 500,
+            "runtime": max(_LEAST_MINUTES, math.ceil(_MARGIN * max(part["seconds"]) / 60)),
+        }
+        for part in sorted(grouped(costs, "rule"), key=lambda part: order.get(part["rule"], len(order)))
+    ]

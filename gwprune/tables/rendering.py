@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
+
+from .schemas import STAGES
 
 __all__ = ["Cell", "Page", "Sheet", "comparison_pages", "html", "markdown"]
 
 Row = dict[str, Any]
 
-STAGES = ("one_shot", "fine_tuned", "trained")
 _COLUMNS = 5  # sparsities side by side, so that a line fits on a wide terminal
 _EMPTY = "†"
 _NOTES = (
@@ -54,22 +57,16 @@ class Page:
     sheets: Sequence[Sheet]
 
 
-def _stage(row: Row) -> tuple[int, str]:
-    return (STAGES.index(row["stage"]) if row["stage"] in STAGES else len(STAGES), row["stage"])
-
-
-def _sections(rows: Iterable[Row], columns: Sequence, column: Callable, cells: Callable) -> list[list[list[Cell]]]:
-    """One section a stage, one row a method: ``cells(by_column)`` behind the names of both."""
-    order = sorted(rows, key=lambda row: (_stage(row), row["method"] != "magnitude", row["method"]))
-    sections = []
-    for stage, part in groupby(order, key=lambda row: row["stage"]):
-        lines = []
-        for method, found in groupby(part, key=lambda row: row["method"]):
-            by_column = {column(row): row for row in found}
-            if any(key in by_column for key in columns):
-                lines.append([Cell(stage), Cell(method), *cells(by_column)])
-        sections += [lines] if lines else []
-    return sections
+def _sections(rows: Iterable[Row], column: Callable, cells: Callable) -> list[list[list[Cell]]]:
+    """One section for each stage, one row for each method: the names of both, then ``cells(column -> row)``."""
+    order = sorted(rows, key=lambda row: (STAGES.index(row["stage"]), row["method"] != "magnitude", row["method"]))
+    return [
+        [
+            [Cell(stage), Cell(method), *cells({column(row): row for row in own})]
+            for method, own in groupby(part, key=lambda row: row["method"])
+        ]
+        for stage, part in groupby(order, key=lambda row: row["stage"])
+    ]
 
 
 def _factor(value: float) -> str:
@@ -104,40 +101,39 @@ def _accuracy_sheets(rows: list[Row]) -> Iterator[Sheet]:
     sparsities = sorted({row["sparsity"] for row in pruned})
     for block in (sparsities[start : start + _COLUMNS] for start in range(0, len(sparsities), _COLUMNS)):
         part = [row for row in pruned if row["sparsity"] in block]
-        names = [f"{sparsity:.6g}" for sparsity in block]
-        # Of the same sparsity, so the same for all but for rounding.
-        kept = {row["sparsity"]: row["compression"] for row in part}
-        compression = [Cell(""), Cell("compression"), *(Cell(_factor(kept[s])) for s in block), Cell("")]
-        accuracies = _sections(
-            part,
-            block,
-            lambda row: row["sparsity"],
-            lambda found, block=block: [*(_accuracy(found.get(s)) for s in block), Cell(_epochs(found.values()))],
-        )
-        header = ["stage", "method", *names]
-        yield Sheet("test accuracy at each sparsity", [*header, "epochs"], [[compression], *accuracies])
-        speedups = _sections(
-            part,
-            block,
-            lambda row: row["sparsity"],
-            lambda found, block=block: [Cell(_factor(found[s]["speedup"]) if s in found else "-") for s in block],
-        )
-        yield Sheet("theoretical speed-up at each sparsity", header, speedups)
+        header = ["stage", "method", *(f"{sparsity:.6g}" for sparsity in block)]
+
+        def accuracies(own: dict[float, Row], block: Sequence[float] = block) -> list[Cell]:
+            return [*(_accuracy(own.get(sparsity)) for sparsity in block), Cell(_epochs(own.values()))]
+
+        def factors(own: dict[float, Row], column: str, block: Sequence[float] = block) -> list[Cell]:
+            return [Cell(_factor(own[sparsity][column]) if sparsity in own else "-") for sparsity in block]
+
+        # At the same sparsity it is the same for all but for rounding.
+        compression = factors({row["sparsity"]: row for row in part}, "compression")
+        first = [Cell(""), Cell("compression"), *compression, Cell("")]
+        sections = [[first], *_sections(part, itemgetter("sparsity"), accuracies)]
+        yield Sheet("test accuracy at each sparsity", [*header, "epochs"], sections)
+        sections = _sections(part, itemgetter("sparsity"), partial(factors, column="speedup"))
+        yield Sheet("theoretical speed-up at each sparsity", header, sections)
 
 
 def _threshold_sheets(rows: list[Row]) -> Iterator[Sheet]:
-    def column(row: Row) -> tuple[str, str]:
-        return row["criterion"], row["epsilon_rule"]
-
-    columns = sorted({column(row) for row in rows}, key=lambda key: (key[0].startswith("accuracy"), key))
+    column = itemgetter("criterion", "epsilon_rule")
+    columns = sorted(set(map(column, rows)), key=lambda key: (key[0].startswith("accuracy"), key))
     if columns:
-        sections = _sections(rows, columns, column, lambda found: [_threshold(found.get(key)) for key in columns])
+        sections = _sections(rows, column, lambda own: [_threshold(own.get(key)) for key in columns])
         names = [" ".join(filter(None, key)) for key in columns]
         yield Sheet("measured thresholds (sparsity)", ["stage", "method", *names], sections)
 
 
 def comparison_pages(rows: Iterable[Row], thresholds: Iterable[Row]) -> list[Page]:
-    """Pages of tables `comparison` and `comparison_thresholds`, one a run, by network, data set and recipe."""
+    """Pages of the comparison, one for each run, by network, data set and recipe.
+
+    Args:
+        rows: those of table `comparison`.
+        thresholds: those of table `comparison_thresholds`.
+    """
     rows, thresholds = list(rows), list(thresholds)
     pages = []
     for network, dataset, run in sorted({(row["network"], row["dataset"], row["run"]) for row in rows}):

@@ -1,68 +1,51 @@
-"""The result tables: declared Parquet schemas, reading, writing, combining. No mathematics of the prediction."""
+"""What every result table holds: its columns with their types, units and meanings, declared once."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ..storage.files import atomic_path
-from ..storage.owners import refuse_foreign
+from ..spectral.predictors import PREDICTORS
 
 __all__ = [
     "RUN_TABLES",
     "SCHEMAS",
+    "STAGES",
+    "TABLES",
     "Column",
-    "TableError",
-    "combine",
     "documentation",
-    "read_table",
-    "table_provenance",
+    "key_columns",
+    "prediction_order",
     "table_schema",
-    "write_table",
 ]
 
 
-class TableError(Exception):
-    """A table file is damaged, foreign or does not follow its declared schema. The message names the file."""
+# The values of column `stage`, in the order in which tables and figures show them.
+STAGES = ("one_shot", "fine_tuned", "trained")
 
 
+@dataclass(frozen=True)
 class Column:
-    """One column: name, Arrow type, whether it is part of the key, unit and meaning (for results/README.md)."""
+    """One column of a table.
 
-    def __init__(self, name: str, type_: pa.DataType, text: str, unit: str = "", key: bool = False):
-        self.name, self.type, self.text, self.unit, self.key = name, type_, text, unit, key
+    Attributes:
+        name: as in the file.
+        type: Arrow type.
+        text: meaning, for results/README.md.
+        unit: empty for names and pure numbers.
+        key: whether it is part of the key of a row.
+    """
+
+    name: str
+    type: pa.DataType
+    text: str
+    unit: str = ""
+    key: bool = False
 
 
-def _key(name: str, type_: pa.DataType, text: str) -> Column:
+def _key(name: str, text: str, type_: pa.DataType = pa.string()) -> Column:  # noqa: B008 - types are constants
     return Column(name, type_, text, key=True)
-
-
-_RUN = _key("run", pa.string(), "one network on one data set with one training recipe (without the seed)")
-_SEED = _key("seed", pa.int64(), "seed of initialisation, data order, probes and random rankings")
-_OPERATOR = _key("operator", pa.string(), "`hessian` or `ggn` (generalised Gauss-Newton)")
-_EPSILON_RULE = _key("epsilon_rule", pa.string(), "`batch_std`, `relative:x` or `absolute:x`")
-_PREDICTOR = _key("predictor", pa.string(), "`width`, `quadratic`, `trace_bound` or `statistical_dimension`")
-_METHOD = _key("method", pa.string(), "pruning method that ranked the weights")
-_STAGE = _key(
-    "stage",
-    pa.string(),
-    "`one_shot` (the dense network, pruned), `fine_tuned` (and trained on) or `trained` (trained while sparse: pruned"
-    " at initialisation, step by step, or on a mask taken from elsewhere)",
-)
-_CRITERION = _key("criterion", pa.string(), "`loss_tolerance`, `objective_tolerance` or `accuracy_drop:x`")
-_SPARSITY = _key("sparsity", pa.float64(), "fraction of the D prunable weights that are zero")
-# A network, its data and its recipe, in words.
-_FACTS = (
-    _key("network", pa.string(), "network, with its options"),
-    _key("dataset", pa.string(), "data set, with its options"),
-    _RUN,
-    _key("l1", pa.float64(), "l1 coefficient of the run"),
-)
 
 
 def _number(name: str, text: str, unit: str = "") -> Column:
@@ -73,13 +56,43 @@ def _count(name: str, text: str) -> Column:
     return Column(name, pa.int64(), text, "count")
 
 
+def _interval(name: str, text: str, ends: str = "interval") -> tuple[Column, Column, Column]:
+    lower, upper = (_number(f"{name}_{end}", f"{end} end of its {ends}") for end in ("lower", "upper"))
+    return _number(name, text), lower, upper
+
+
+_RUN = _key("run", "one network on one data set with one training recipe (without the seed)")
+_SEED = _key("seed", "seed of initialisation, data order, probes and random rankings", pa.int64())
+_OPERATOR = _key("operator", "`hessian` or `ggn` (generalised Gauss-Newton)")
+_EPSILON_RULE = _key("epsilon_rule", "`batch_std`, `relative:x` or `absolute:x`")
+_PREDICTOR = _key("predictor", "one of " + ", ".join(f"`{name}`" for name in PREDICTORS))
+_METHOD = _key("method", "pruning method that ranked the weights")
+_STAGE = _key(
+    "stage",
+    "`one_shot` (the dense network, pruned), `fine_tuned` (and trained on) or `trained` (trained while sparse: pruned"
+    " at initialisation, step by step, or on a mask taken from elsewhere)",
+)
+_CRITERION = _key("criterion", "`loss_tolerance`, `objective_tolerance` or `accuracy_drop:x`")
+_CRITERION_RULE = _key("epsilon_rule", "the rule behind a tolerance criterion; empty for `accuracy_drop`")
+_SPARSITY = _key("sparsity", "fraction of the D prunable weights that are zero", pa.float64())
+_NETWORK = (_RUN, _SEED)
+_PREDICTION = (*_NETWORK, _PREDICTOR, _OPERATOR, _EPSILON_RULE)
+_MEASUREMENT = (_METHOD, _STAGE, _CRITERION)
+# A network, its data and its recipe, in words.
+_FACTS = (
+    _key("network", "network, with its options"),
+    _key("dataset", "data set, with its options"),
+    _RUN,
+    _key("l1", "l1 coefficient of the run", pa.float64()),
+)
+
+
 TABLES: dict[str, tuple[str, list[Column]]] = {
     "training": (
         "Dense training, one row per epoch.",
         [
-            _RUN,
-            _SEED,
-            _key("epoch", pa.int64(), "1 for the first epoch"),
+            *_NETWORK,
+            _key("epoch", "1 for the first epoch", pa.int64()),
             _number(
                 "train_loss",
                 "data loss (without label smoothing), running mean over the epoch's batches in training mode",
@@ -95,13 +108,11 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
     "spectra": (
         "Quadrature nodes and weights of each probe. A rule's weights sum to 1 with the exact-zero rows as one node 0.",
         [
-            _RUN,
-            _SEED,
+            *_NETWORK,
             _OPERATOR,
-            _key("probe", pa.int64(), "number of the random probe, from 0"),
+            _key("probe", "number of the random probe, from 0", pa.int64()),
             _key(
                 "rule",
-                pa.string(),
                 "`gauss`, `radau` (node fixed at 0), `squared_lower`, `squared_upper` (rules of the squared operator)",
             ),
             _number("node", "eigenvalue estimate; for the squared rules the square root of the node, an |eigenvalue|"),
@@ -111,27 +122,23 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
     "width_curves": (
         "The width curve omega(s), its certified interval at 95% confidence over probes.",
         [
-            _RUN,
-            _SEED,
+            *_NETWORK,
             _OPERATOR,
             _EPSILON_RULE,
             _SPARSITY,
             _number("pruned_norm", "R(s), Euclidean norm of the removed vector"),
-            _number("width", "normalised squared Gaussian width omega(s), in [0, 1]"),
-            _number("width_lower", "lower end of its interval"),
-            _number("width_upper", "upper end of its interval"),
+            *_interval("width", "normalised squared Gaussian width omega(s), in [0, 1]"),
         ],
     ),
     "sweep": (
         "Every evaluated network: pruned once (`one_shot`), pruned and fine-tuned (`fine_tuned`), or trained while"
         " sparse (`trained`). Test rows are reported, never used to choose anything.",
         [
-            _RUN,
-            _SEED,
+            *_NETWORK,
             _METHOD,
             _STAGE,
             _SPARSITY,
-            _key("split", pa.string(), "`train`, `val` or `test`"),
+            _key("split", "`train`, `val` or `test`"),
             _count("nonzeros", "prunable weights left"),
             _count("empty_layers", "prunable tensors (layers) without a single weight left"),
             _count("multiply_adds", "multiply-adds of the weights left, for one image"),
@@ -146,11 +153,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
     "predictions": (
         "Predicted thresholds of global magnitude pruning, from the dense network alone.",
         [
-            _RUN,
-            _SEED,
-            _PREDICTOR,
-            _OPERATOR,
-            _EPSILON_RULE,
+            *_PREDICTION,
             _number("epsilon", "allowed rise of the training loss", "nats"),
             _count("dimension", "D, the number of prunable weights"),
             _count(
@@ -159,20 +162,15 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
                 " beyond the probes' and earlier epsilon rules')",
             ),
             _count("probes", "random probes (`quadratic`: 0)"),
-            _number("threshold", "predicted threshold, a sparsity"),
-            _number("threshold_lower", "lower end of its interval"),
-            _number("threshold_upper", "upper end of its interval"),
+            *_interval("threshold", "predicted threshold, a sparsity"),
         ],
     ),
     "empirical": (
         "Measured thresholds: the largest sparsity up to which a criterion holds, with the bracketing grid points.",
         [
-            _RUN,
-            _SEED,
-            _METHOD,
-            _STAGE,
-            _CRITERION,
-            _key("epsilon_rule", pa.string(), "the rule behind a tolerance criterion; empty for `accuracy_drop`"),
+            *_NETWORK,
+            *_MEASUREMENT,
+            _CRITERION_RULE,
             _number("threshold", "largest sparsity of the grid up to which the criterion holds"),
             _number("threshold_lower", "the same: the last grid point that meets the criterion"),
             _number("threshold_upper", "the first grid point that misses it; 1 when none does"),
@@ -185,20 +183,10 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         "Predicted beside measured, for every predictor and every measured threshold of the same network and epsilon."
         " The prediction is that of global magnitude pruning whatever the row's `method` is.",
         [
-            _RUN,
-            _SEED,
-            _PREDICTOR,
-            _OPERATOR,
-            _EPSILON_RULE,
-            _METHOD,
-            _STAGE,
-            _CRITERION,
-            _number("predicted", "predicted threshold"),
-            _number("predicted_lower", "lower end of its interval"),
-            _number("predicted_upper", "upper end of its interval"),
-            _number("empirical", "measured threshold"),
-            _number("empirical_lower", "lower end of its bracket"),
-            _number("empirical_upper", "upper end of its bracket"),
+            *_PREDICTION,
+            *_MEASUREMENT,
+            *_interval("predicted", "predicted threshold"),
+            *_interval("empirical", "measured threshold", "bracket"),
             _number("gap", "predicted - empirical"),
         ],
     ),
@@ -235,10 +223,8 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         "Table `empirical` over the seeds, for every method, stage and criterion.",
         [
             *_FACTS,
-            _METHOD,
-            _STAGE,
-            _CRITERION,
-            _key("epsilon_rule", pa.string(), "the rule behind a tolerance criterion; empty for `accuracy_drop`"),
+            *_MEASUREMENT,
+            _CRITERION_RULE,
             _count("seeds", "seeds behind the row"),
             _count("reached_seeds", "seeds with a measured bracket; the others met the criterion at every sparsity"),
             _number("threshold_mean", "mean threshold; a bound from below when reached_seeds < seeds"),
@@ -251,14 +237,12 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         "Numbers that papers report, each with its citation: other code, other recipes. Ships with gwprune; no row of"
         " another table comes from here.",
         [
-            _key("citation", pa.string(), "authors, title, venue, arXiv number"),
-            _key("table_in_source", pa.string(), "where in the source"),
-            _key("dataset", pa.string(), "data set"),
-            _key("network", pa.string(), "network, as the source calls it"),
-            _key(
-                "method", pa.string(), "our name of the method where there is one, else the source's; `dense`: unpruned"
-            ),
-            _key("procedure", pa.string(), "when the network is pruned and trained"),
+            _key("citation", "authors, title, venue, arXiv number"),
+            _key("table_in_source", "where in the source"),
+            _key("dataset", "data set"),
+            _key("network", "network, as the source calls it"),
+            _key("method", "our name of the method where there is one, else the source's; `dense`: unpruned"),
+            _key("procedure", "when the network is pruned and trained"),
             _SPARSITY,
             _number("accuracy", "top-1 accuracy on the test split (ImageNet: validation)", "percent"),
             Column("spread", pa.string(), "`std x` (percentage points) as the source reports it; empty: not reported"),
@@ -270,10 +254,9 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         "What the jobs before `collect` cost, from Snakemake's benchmark files; 0 where a job was too short to be"
         " sampled. Jobs that serve all runs have an empty run, seed -1.",
         [
-            _RUN,
-            _SEED,
-            _key("rule", pa.string(), "name of the workflow rule"),
-            _key("job", pa.string(), "which of the rule's jobs"),
+            *_NETWORK,
+            _key("rule", "name of the workflow rule"),
+            _key("job", "which of the rule's jobs"),
             _number("seconds", "wall-clock time", "s"),
             _number("max_rss_mb", "largest resident memory", "MB"),
             _number("cpu_seconds", "processor time", "s"),
@@ -291,7 +274,10 @@ SCHEMAS: dict[str, pa.Schema] = {
 
 
 def table_schema(name: str) -> pa.Schema:
-    """Declared schema of the table ``name``.
+    """Declared Arrow schema of a table; no column may hold a null.
+
+    Args:
+        name: of the table.
 
     Raises:
         KeyError: listing the tables, when there is none of that name.
@@ -302,134 +288,31 @@ def table_schema(name: str) -> pa.Schema:
 
 
 def key_columns(name: str) -> list[str]:
-    """Names of the key columns of the table ``name``: no two rows agree in all of them."""
+    """Names of the key columns of a table: no two rows agree in all of them.
+
+    Args:
+        name: of the table.
+
+    Raises:
+        KeyError: listing the tables, when there is none of that name.
+    """
     table_schema(name)
     return [column.name for column in TABLES[name][1] if column.key]
 
 
-def _checked(name: str, table: pa.Table, path: str | os.PathLike) -> pa.Table:
-    keys = key_columns(name)
-    # A quadrature rule may hold one node twice, so spectra are a multiset.
-    if name != "spectra" and table.group_by(keys).aggregate([]).num_rows != table.num_rows:
-        raise TableError(f"{path}: two rows of table {name} agree in all of {', '.join(keys)}")
-    return table.sort_by([(key, "ascending") for key in keys])
-
-
-def write_table(
-    name: str, rows: Iterable[Mapping[str, Any]], path: str | os.PathLike, provenance: Mapping[str, str]
-) -> pa.Table:
-    """Write ``rows`` (one mapping of all columns each) as table ``name`` to ``path``, sorted by key, atomically.
-
-    Raises:
-        TableError: naming ``path`` and the column, for a missing or unknown column, a wrong type or a doubled key.
-    """
-    schema, rows = table_schema(name), list(rows)
-    for row in rows:
-        if set(row) != set(schema.names):
-            odd = ", ".join(sorted(set(row) ^ set(schema.names)))
-            raise TableError(f"{path}: a row of table {name} lacks or adds column(s) {odd}")
-        empty = [column for column in schema.names if row[column] is None]
-        if empty:
-            raise TableError(f"{path}: a row of table {name} has no value for {', '.join(empty)}")
-        cut = [f.name for f in schema if pa.types.is_integer(f.type) and isinstance(row[f.name], float)]
-        if cut:
-            raise TableError(f"{path}: a row of table {name} has no whole number for {', '.join(cut)}")
-    try:
-        table = pa.Table.from_pylist(rows, schema=schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
-        raise TableError(f"{path}: a value does not fit table {name}: {error}") from error
-    return _write(name, table, path, provenance)
-
-
-def _write(name: str, table: pa.Table, path: str | os.PathLike, provenance: Mapping[str, str]) -> pa.Table:
-    metadata = {"gwprune.table": name, **{f"gwprune.{key}": str(value) for key, value in provenance.items()}}
-    table = _checked(name, table, path).replace_schema_metadata(metadata)
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-    return table
-
-
-def read_table(name: str, path: str | os.PathLike) -> pa.Table:
-    """Read table ``name`` from ``path``.
-
-    Raises:
-        TableError: naming ``path``, when it is empty, truncated, not Parquet, or of another or older schema.
-    """
-    schema = table_schema(name)
-    try:
-        if Path(path).stat().st_size == 0:
-            raise TableError(f"{path} is empty (zero bytes); delete it and run again")
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise TableError(f"{path} cannot be read as the Parquet table {name}: {error}") from error
-    if not table.schema.equals(schema, check_metadata=False):
-        raise TableError(
-            f"{path} does not follow the schema of table {name}: found {', '.join(table.schema.names)};"
-            f" expected {', '.join(schema.names)}. It comes from another version: delete it and run again"
-        )
-    return table
-
-
-def table_provenance(table: pa.Table) -> dict[str, str]:
-    """The provenance that a table was written with."""
-    words = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    return {
-        key.removeprefix("gwprune."): value
-        for key, value in words.items()
-        if key.startswith("gwprune.") and key != "gwprune.table"
-    }
-
-
-def combine(
-    name: str,
-    parts: Sequence[str | os.PathLike],
-    path: str | os.PathLike,
-    provenance: Mapping[str, str],
-    owners: Sequence[Mapping[str, Any] | None] = (),
-) -> pa.Table:
-    """Join part files of table ``name`` into one sorted table at ``path``; returns it.
-
-    The devices of the parts are gathered in the provenance.
-
-    Args:
-        name: of the table.
-        parts: files.
-        path: of the joined table.
-        provenance: for its metadata.
-        owners: for each part, the values of ``run`` and ``seed`` that its rows must have; empty or None: any.
-
-    Raises:
-        TableError: naming the file, for a part that does not fit or a key that occurs in two parts.
-        ArtifactError: naming the part, when a row belongs to another run or seed.
-    """
-    tables = [read_table(name, part) for part in parts]
-    for part, table, owner in zip(parts, tables, owners or [None] * len(parts), strict=True):
-        if owner is not None:
-            for row in table.group_by(list(owner)).aggregate([]).to_pylist():
-                refuse_foreign(part, row, owner)
-    joined = pa.concat_tables(tables) if tables else table_schema(name).empty_table()
-    devices = {
-        device
-        for table in tables
-        for device in (table.schema.metadata or {}).get(b"gwprune.device", b"").decode().split(", ")
-    } - {""}
-    if devices:
-        provenance = {**provenance, "device": ", ".join(sorted(devices))}
-    return _write(name, joined.replace_schema_metadata(None), path, provenance)
+def prediction_order(predictor: str, operator: str) -> tuple:
+    """Sort key of predictions: predictors as they are registered, the Hessian before the other operators."""
+    known = list(PREDICTORS)
+    place = known.index(predictor) if predictor in PREDICTORS else len(known)
+    return place, predictor, operator != "hessian", operator
 
 
 def documentation() -> str:
     """Markdown reference of every table and column; results/README.md holds it between two marks."""
     lines: list[str] = []
     for name, (text, columns) in TABLES.items():
-        lines += [
-            f"### `tables/{name}.parquet`",
-            "",
-            text,
-            "",
-            "| column | type | unit | meaning |",
-            "| --- | --- | --- | --- |",
-        ]
+        lines += [f"### `tables/{name}.parquet`", "", text, ""]
+        lines += ["| column | type | unit | meaning |", "| --- | --- | --- | --- |"]
         for column in columns:
             mark = " (key)" if column.key else ""
             lines.append(f"| `{column.name}`{mark} | {column.type} | {column.unit} | {column.text} |")

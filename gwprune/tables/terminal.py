@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from .costs import advice
+from .files import read_table
 from .rendering import Sheet, comparison_pages
-from .schemas import read_table
+from .schemas import prediction_order
 
 __all__ = ["cost_view", "print_comparison", "print_costs", "print_thresholds", "sheet_view", "threshold_view"]
 
@@ -21,14 +25,16 @@ _MEASURED = (
     ("one-shot\nobjective", "one_shot", "objective_tolerance"),
     ("fine-tuned\ndata loss", "fine_tuned", "loss_tolerance"),
 )
+_PREDICTION = ("run", "seed", "predictor", "operator", "epsilon_rule")
 
 
-def _interval(value: float, lower: float, upper: float) -> str:
-    return f"{value:.4f} [{lower:.4f}, {upper:.4f}]"
-
-
-def _bracketed(row: dict[str, Any] | None) -> bool:
-    return row is not None and row["empirical_lower"] > 0.0 and row["empirical_upper"] < 1.0
+def _view(title: str, left: Iterable[str], right: Iterable[str], no_wrap: bool = False) -> Table:
+    """An empty table with columns of names to the left and columns of numbers to the right."""
+    table = Table(title=title, title_justify="left")
+    for names, justify in ((left, "left"), (right, "right")):
+        for name in names:
+            table.add_column(name, justify=justify, no_wrap=no_wrap)
+    return table
 
 
 def _measured(row: dict[str, Any] | None) -> str:
@@ -40,37 +46,62 @@ def _measured(row: dict[str, Any] | None) -> str:
     return f"{'>= ' if row['empirical_upper'] == 1.0 else ''}{row['empirical']:.4f}"
 
 
-def threshold_view(rows: list[dict[str, Any]], method: str = "magnitude") -> Table:
-    """One line per prediction; measured thresholds of ``method`` beside it, and the gap to the first of them."""
-    table = Table(title=f"Predicted and measured pruning thresholds (sparsity; method {method})", title_justify="left")
-    for name in ("run", "seed", "predictor", "operator", "epsilon"):
-        table.add_column(name)
-    table.add_column("predicted [interval]")
-    for heading, _, _ in _MEASURED:
-        table.add_column(heading, justify="right")
-    table.add_column("gap", justify="right")
-    lines: dict[tuple, dict[tuple, dict[str, Any]]] = {}
-    for row in rows:
-        if row["method"] == method:
-            key = tuple(row[name] for name in ("run", "seed", "predictor", "operator", "epsilon_rule"))
-            lines.setdefault(key, {})[row["stage"], row["criterion"]] = row
-    order = {"width": 0, "quadratic": 1, "trace_bound": 2}
-    previous = None
-    for key in sorted(lines, key=lambda key: (key[0], key[1], order.get(key[2], 9), key[3] != "hessian", key[4])):
-        if previous not in (None, key[:2]):
-            table.add_section()
-        previous = key[:2]
-        found = lines[key]
-        prediction = next(iter(found.values()))
-        measured = [found.get((stage, criterion)) for _, stage, criterion in _MEASURED]
-        table.add_row(
-            key[0],
-            str(key[1]),
-            *key[2:],
-            _interval(*(prediction[f"predicted{part}"] for part in ("", "_lower", "_upper"))),
-            *map(_measured, measured),
-            f"{measured[0]['gap']:+.4f}" if _bracketed(measured[0]) else "-",
-        )
+def _gap(row: dict[str, Any] | None) -> str:
+    bracketed = row is not None and row["empirical_lower"] > 0.0 and row["empirical_upper"] < 1.0
+    return f"{row['gap']:+.4f}" if bracketed else "-"
+
+
+def threshold_view(thresholds: pa.Table, method: str = "magnitude") -> Table:
+    """One line for each prediction, with measured thresholds beside it and the gap to the first of them.
+
+    Args:
+        thresholds: the table.
+        method: whose measured thresholds.
+    """
+    title = f"Predicted and measured pruning thresholds (sparsity; method {method})"
+    names = ("run", "seed", "predictor", "operator", "epsilon", "predicted [interval]")
+    table = _view(title, names, (*(heading for heading, _, _ in _MEASURED), "gap"))
+
+    def place(row: dict[str, Any]) -> tuple:
+        return row["run"], row["seed"], *prediction_order(row["predictor"], row["operator"]), row["epsilon_rule"]
+
+    rows = sorted((row for row in thresholds.to_pylist() if row["method"] == method), key=place)
+    for _, part in groupby(rows, key=lambda row: (row["run"], row["seed"])):
+        for _, line in groupby(part, key=place):
+            by_criterion = {(row["stage"], row["criterion"]): row for row in line}
+            row = next(iter(by_criterion.values()))
+            measured = [by_criterion.get((stage, criterion)) for _, stage, criterion in _MEASURED]
+            table.add_row(
+                *(str(row[name]) for name in _PREDICTION),
+                f"{row['predicted']:.4f} [{row['predicted_lower']:.4f}, {row['predicted_upper']:.4f}]",
+                *map(_measured, measured),
+                _gap(measured[0]),
+            )
+        table.add_section()
+    return table
+
+
+def cost_view(costs: pa.Table) -> Table:
+    """One line for each rule: what its jobs cost, and what `resources` should say.
+
+    Args:
+        costs: the table.
+    """
+    numbers = ("jobs", "median s", "longest s", "hours in all", "largest MB", "mem_mb", "runtime, min")
+    table = _view("What jobs cost, and what to ask for", ("rule", "section of resources"), numbers)
+    formats = {"median_seconds": ".1f", "longest_seconds": ".1f", "hours": ".2f", "largest_rss_mb": ".0f"}
+    for row in advice(costs):
+        table.add_row(*(format(value, formats.get(name, "")) for name, value in row.items()))
+    return table
+
+
+def sheet_view(sheet: Sheet) -> Table:
+    """A sheet of the comparison."""
+    table = _view(sheet.title, sheet.header[:2], sheet.header[2:], no_wrap=True)
+    for section in sheet.sections:
+        for row in section:
+            table.add_row(*(Text(cell.text, "bold" if cell.bold else "") for cell in row))
+        table.add_section()
     return table
 
 
@@ -80,25 +111,11 @@ def _console(least: int) -> Console:
     return console if console.is_terminal and console.width >= least else Console(width=least + 20)
 
 
-def _rows_of(name: str, results: Path) -> list[dict[str, Any]]:
+def _table(name: str, results: Path) -> pa.Table:
     path = results / "tables" / f"{name}.parquet"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; run the workflow first")
-    return read_table(name, path).to_pylist()
-
-
-def cost_view(rows: list[dict[str, Any]]) -> Table:
-    """One line per rule: what its jobs cost, and what `resources` should say."""
-    table = Table(title="What jobs cost, and what to ask for", title_justify="left")
-    for name in ("rule", "section of resources"):
-        table.add_column(name)
-    for name in ("jobs", "median s", "longest s", "hours in all", "largest MB", "mem_mb", "runtime, min"):
-        table.add_column(name, justify="right")
-    for row in advice(rows):
-        numbers = (f"{row[name]:.1f}" for name in ("median_seconds", "longest_seconds"))
-        sizes = (f"{row['hours']:.2f}", f"{row['largest_rss_mb']:.0f}", str(row["mem_mb"]), str(row["runtime"]))
-        table.add_row(row["rule"], row["section"], str(row["jobs"]), *numbers, *sizes)
-    return table
+    return read_table(name, path)
 
 
 def print_costs(results: Path) -> None:
@@ -108,23 +125,11 @@ def print_costs(results: Path) -> None:
         FileNotFoundError: when the workflow has not finished.
     """
     console = _console(110)
-    console.print(cost_view(_rows_of("costs", results)))
+    console.print(cost_view(_table("costs", results)))
     console.print("mem_mb, runtime: for a job like the largest one; a section takes the largest of its rules")
     console.print(
         "finetune, train_sparse: runtime is for a job of all its sparsities, that of resources for one of them"
     )
-
-
-def sheet_view(sheet: Sheet) -> Table:
-    """A sheet of the comparison."""
-    table = Table(title=sheet.title, title_justify="left")
-    for number, name in enumerate(sheet.header):
-        table.add_column(name, justify="left" if number < 2 else "right", no_wrap=True)
-    for section in sheet.sections:
-        for row in section:
-            table.add_row(*(Text(cell.text, "bold" if cell.bold else "") for cell in row))
-        table.add_section()
-    return table
 
 
 def print_comparison(results: Path) -> None:
@@ -133,7 +138,7 @@ def print_comparison(results: Path) -> None:
     Raises:
         FileNotFoundError: when the workflow has not finished.
     """
-    tables = (_rows_of(name, results) for name in ("comparison", "comparison_thresholds"))
+    tables = (_table(name, results).to_pylist() for name in ("comparison", "comparison_thresholds"))
     console = _console(150)
     for page in comparison_pages(*tables):
         console.print(Text(f"\n{page.title}", "bold"))
@@ -150,9 +155,11 @@ def print_thresholds(results: Path) -> None:
     Raises:
         FileNotFoundError: when the workflow has not finished.
     """
-    rows, console = _rows_of("thresholds", results), _console(130)
-    methods = {row["method"] for row in rows}
-    console.print(threshold_view(rows, "magnitude" if "magnitude" in methods else min(methods, default="magnitude")))
+    thresholds, console = _table("thresholds", results), _console(130)
+    methods = set(thresholds["method"].to_pylist())
+    console.print(
+        threshold_view(thresholds, "magnitude" if "magnitude" in methods else min(methods, default="magnitude"))
+    )
     console.print("gap = predicted - one-shot data-loss threshold; columns and units: results/README.md")
     console.print(f"tables: {results}/tables/*.parquet, {results}/tables/thresholds.csv")
     if (results / "report.html").exists():

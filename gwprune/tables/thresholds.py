@@ -1,4 +1,4 @@
-"""Loss tolerances and empirical thresholds: when does a pruned network still count as good?"""
+"""Loss tolerances and measured thresholds: when does a pruned network still count as good?"""
 
 from __future__ import annotations
 
@@ -7,22 +7,29 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from ..storage.files import read_json
 from ..storage.owners import refuse_foreign
 
 __all__ = [
     "Bracket",
     "Criterion",
+    "bisect_bracket",
     "criteria",
     "criteria_of",
+    "empirical_rows",
     "empirical_threshold",
     "epsilon_value",
     "epsilons_of",
-    "refine",
     "search",
+    "threshold_rows",
 ]
 
-TOLERANCES = ("loss_tolerance", "objective_tolerance")
+# Split -> values of one network, keys among loss, objective, accuracy.
+Measured = Mapping[str, Mapping[str, float]]
+
+_ENDS = ("", "_lower", "_upper")
 
 
 def plain(number: float) -> str:
@@ -31,7 +38,15 @@ def plain(number: float) -> str:
 
 
 def epsilon_value(rule: str, dense_loss: float, batch_std: float) -> float:
-    """Loss tolerance in nats of a rule: ``batch_std``, ``relative:x`` (times the dense loss) or ``absolute:x``.
+    """Loss tolerance of an epsilon rule.
+
+    Args:
+        rule: ``batch_std``, ``relative:x`` (x times the dense loss) or ``absolute:x``.
+        dense_loss: training loss of the dense network, in nats.
+        batch_std: standard deviation of its mini-batch losses, in nats.
+
+    Returns:
+        The tolerance in nats.
 
     Raises:
         ValueError: for an unknown rule, or when the result is not positive (a single batch has no deviation).
@@ -67,25 +82,24 @@ class Criterion:
         return self.sign * values[self.quantity] <= self.sign * self.limit
 
 
-def criteria(
-    dense: Mapping[str, Mapping[str, float]], epsilons: Mapping[str, float], accuracy_drops: Sequence[float]
-) -> list[Criterion]:
+def criteria(dense: Measured, epsilons: Mapping[str, float], accuracy_drops: Sequence[float]) -> list[Criterion]:
     """All criteria of a network: both tolerances of each epsilon rule on training data, accuracy on validation data.
 
     Args:
-        dense: split -> loss, objective, accuracy of the dense network.
+        dense: values of the dense network on its splits.
         epsilons: rule -> tolerance in nats.
         accuracy_drops: percentage points.
     """
-    found = []
-    for rule, epsilon in epsilons.items():
-        for name, quantity in zip(TOLERANCES, ("loss", "objective"), strict=True):
-            found.append(Criterion(name, rule, "train", quantity, 1, dense["train"][quantity] + epsilon))
-    for drop in accuracy_drops:
-        found.append(
-            Criterion(f"accuracy_drop:{plain(drop)}", "", "val", "accuracy", -1, dense["val"]["accuracy"] - drop)
-        )
-    return found
+    tolerances = [
+        Criterion(f"{quantity}_tolerance", rule, "train", quantity, 1, dense["train"][quantity] + epsilon)
+        for rule, epsilon in epsilons.items()
+        for quantity in ("loss", "objective")
+    ]
+    drops = [
+        Criterion(f"accuracy_drop:{plain(drop)}", "", "val", "accuracy", -1, dense["val"]["accuracy"] - drop)
+        for drop in accuracy_drops
+    ]
+    return tolerances + drops
 
 
 def _dense_summary(path: str | os.PathLike, owner: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -111,7 +125,16 @@ def _dense_summary(path: str | os.PathLike, owner: Mapping[str, Any] | None) -> 
 def epsilons_of(
     dense: str | os.PathLike, rules: Sequence[str], *, owner: Mapping[str, Any] | None = None
 ) -> dict[str, float]:
-    """Rule -> tolerance in nats, from the summary that training wrote of the run and seed ``owner``."""
+    """Tolerances from the summary that training wrote.
+
+    Args:
+        dense: file of the summary.
+        rules: epsilon rules.
+        owner: run and seed that it must belong to; None: any.
+
+    Returns:
+        Rule -> tolerance in nats.
+    """
     summary = _dense_summary(dense, owner)
     return {rule: epsilon_value(rule, summary["splits"]["train"]["loss"], summary["batch_std"]) for rule in rules}
 
@@ -123,25 +146,39 @@ def criteria_of(
     *,
     owner: Mapping[str, Any] | None = None,
 ) -> list[Criterion]:
-    """All criteria of a network, from the summary that training wrote of the run and seed ``owner``."""
+    """All criteria of a network, from the summary that training wrote.
+
+    Args:
+        dense: file of the summary.
+        epsilon_rules: as in the configuration.
+        accuracy_drops: percentage points.
+        owner: run and seed that the summary must belong to; None: any.
+    """
     splits = _dense_summary(dense, owner)["splits"]
     return criteria(splits, epsilons_of(dense, epsilon_rules), accuracy_drops)
 
 
 @dataclass(frozen=True)
 class Bracket:
-    """A measured threshold: the last grid point that meets the criterion and the first that does not."""
+    """A measured threshold: the last grid point that meets the criterion and the first that does not.
+
+    Attributes:
+        lower: 0 when no point meets it.
+        upper: 1 when every point meets it.
+        reached: whether some point misses it.
+    """
 
     lower: float
     upper: float
     reached: bool
 
 
-def empirical_threshold(grid: Mapping[float, Mapping[str, Mapping[str, float]]], criterion: Criterion) -> Bracket:
-    """Largest sparsity up to which every grid point meets ``criterion``; the dense network, 0, counts as meeting it.
+def empirical_threshold(grid: Mapping[float, Measured], criterion: Criterion) -> Bracket:
+    """Largest sparsity up to which every grid point meets a criterion; the dense network, 0, counts as meeting it.
 
     Args:
-        grid: sparsity -> split -> values.
+        grid: sparsity -> values.
+        criterion: the condition.
     """
     lower = 0.0
     for sparsity in sorted(grid):
@@ -151,17 +188,20 @@ def empirical_threshold(grid: Mapping[float, Mapping[str, Mapping[str, float]]],
     return Bracket(lower, 1.0, False)
 
 
-def refine(
-    grid: dict[float, Mapping[str, Mapping[str, float]]],
+def bisect_bracket(
+    grid: dict[float, Measured],
     criterion: Criterion,
-    measure: Callable[[float], Mapping[str, Mapping[str, float]]],
+    measure: Callable[[float], Measured],
     resolution: float,
     most: float,
 ) -> None:
-    """Halve the bracket of ``criterion`` by further measurements until it is ``resolution`` wide; fills ``grid``.
+    """Halve the bracket of a criterion by further measurements until it is narrow enough.
 
     Args:
-        measure: sparsity -> split -> values.
+        grid: sparsity -> values; the measurements are added to it.
+        criterion: whose bracket.
+        measure: sparsity -> values.
+        resolution: widest bracket that is left.
         most: the largest sparsity to measure; a bracket that stays open above it is left open.
     """
     while True:
@@ -179,9 +219,9 @@ def refine(
 def search(
     wanted: Sequence[Criterion],
     sparsities: Sequence[float],
-    measure: Callable[[Sequence[float]], Iterable[Mapping[str, Mapping[str, float]]]],
+    measure: Callable[[Sequence[float]], Iterable[Measured]],
     resolution: float,
-) -> dict[float, Mapping[str, Mapping[str, float]]]:
+) -> dict[float, Measured]:
     """Measure the asked sparsities, the dense network, and what brackets every criterion to ``resolution``.
 
     First each criterion is bisected over [0, largest asked sparsity], on the monotone envelope of what is known: the
@@ -190,24 +230,83 @@ def search(
     them. One criterion thus takes 1 + 2 ceil(log2(1 / resolution)) points beside the asked ones, or fewer.
 
     Args:
-        measure: sparsities -> for each in turn, split -> values.
+        wanted: the criteria.
+        sparsities: the asked ones.
+        measure: sparsities -> the values of each in turn.
+        resolution: widest bracket that is left.
 
     Returns:
-        Sparsity -> split -> values, in rising order.
+        Sparsity -> values, in rising order.
     """
     most = max(sparsities)
-    grid: dict[float, Mapping[str, Mapping[str, float]]] = {}
+    grid: dict[float, Measured] = {}
 
-    def narrow() -> None:
+    def bisect_all() -> None:
         # A point that one criterion asks for may show another one's first miss elsewhere.
         before = None
         while before != len(grid):
             before = len(grid)
             for criterion in wanted:
-                refine(grid, criterion, lambda sparsity: next(iter(measure([sparsity]))), resolution, most)
+                bisect_bracket(grid, criterion, lambda sparsity: next(iter(measure([sparsity]))), resolution, most)
 
-    narrow()
+    bisect_all()
     asked = sorted({0.0, *sparsities} - set(grid))
     grid.update(zip(asked, measure(asked), strict=True))
-    narrow()
+    bisect_all()
     return {sparsity: grid[sparsity] for sparsity in sorted(grid)}
+
+
+def empirical_rows(sweep: pa.Table, wanted: Mapping[tuple[str, int], Sequence[Criterion]]) -> list[dict[str, Any]]:
+    """Rows of table `empirical`.
+
+    Args:
+        sweep: the table of measurements.
+        wanted: (run, seed) -> its criteria.
+    """
+    grids: dict[tuple, dict[float, dict[str, Any]]] = {}
+    for row in sweep.to_pylist():
+        grid = grids.setdefault((row["run"], row["seed"], row["method"], row["stage"]), {})
+        grid.setdefault(row["sparsity"], {})[row["split"]] = row
+    rows = []
+    for (run, seed, method, stage), grid in grids.items():
+        for criterion in wanted[run, seed]:
+            bracket = empirical_threshold(grid, criterion)
+            rows.append(
+                {
+                    "run": run,
+                    "seed": seed,
+                    "method": method,
+                    "stage": stage,
+                    "criterion": criterion.name,
+                    "epsilon_rule": criterion.epsilon_rule,
+                    "threshold": bracket.lower,
+                    "threshold_lower": bracket.lower,
+                    "threshold_upper": bracket.upper,
+                    "reached": bracket.reached,
+                }
+            )
+    return rows
+
+
+def threshold_rows(predictions: pa.Table, empirical: pa.Table) -> list[dict[str, Any]]:
+    """Rows of table `thresholds`: each prediction beside each measurement of the same run, seed and epsilon rule.
+
+    Args:
+        predictions: the table.
+        empirical: the table.
+    """
+    # An accuracy criterion has no epsilon of its own: it stands beside every rule's prediction.
+    measured = empirical.to_pylist()
+    return [
+        {
+            **{key: prediction[key] for key in ("run", "seed", "predictor", "operator", "epsilon_rule")},
+            **{key: row[key] for key in ("method", "stage", "criterion")},
+            **{f"predicted{end}": prediction[f"threshold{end}"] for end in _ENDS},
+            **{f"empirical{end}": row[f"threshold{end}"] for end in _ENDS},
+            "gap": prediction["threshold"] - row["threshold"],
+        }
+        for prediction in predictions.to_pylist()
+        for row in measured
+        if all(prediction[key] == row[key] for key in ("run", "seed"))
+        and row["epsilon_rule"] in ("", prediction["epsilon_rule"])
+    ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gwprune.tables.schemas import read_table
+from gwprune.tables.files import read_table
 from tests.cluster.conftest import LITERAL, POLL, Clone, Run, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.workflow]

@@ -5,20 +5,21 @@ from __future__ import annotations
 import io
 import math
 import re
-from html.parser import HTMLParser
+from xml.etree import ElementTree
 
-import pyarrow as pa
 import pytest
 from rich.console import Console
 
 from gwprune.__main__ import main
 from gwprune.tables.comparison import comparison_rows, comparison_threshold_rows, in_words, source_of
+from gwprune.tables.files import write_table
 from gwprune.tables.published import published_rows
 from gwprune.tables.rendering import comparison_pages, html, markdown
-from gwprune.tables.schemas import SCHEMAS, write_table
+from gwprune.tables.schemas import SCHEMAS
 from gwprune.tables.terminal import sheet_view
 
-FACTS = {"network": "fc", "dataset": "digits", "l1": 1e-4}
+from .helpers_tables import FACTS, interval, row_of, table_of
+
 ASKED = [0.5, 0.9]
 D = 100
 
@@ -26,31 +27,16 @@ D = 100
 def point(method: str, stage: str, sparsity: float, seed: int, accuracy: float, **changes) -> list[dict]:
     """Rows of table `sweep` of one network, one a split; only the test split has this accuracy."""
     nonzeros = D - math.ceil(sparsity * D)
-    row = {
-        "run": "a",
-        "seed": seed,
-        "method": method,
-        "stage": stage,
-        "sparsity": sparsity,
-        "nonzeros": nonzeros,
-        "empty_layers": 0,
-        "multiply_adds": 10 * nonzeros,
-        "epochs": 30.0,
-        "pruned_norm": 1.0,
-        "loss": 0.5,
-        "objective": 0.6,
-        "accuracy": accuracy,
-        "top5_accuracy": 99.0,
-        **changes,
-    }
-    other = {**row, "accuracy": 1.0, "loss": 9.0, "top5_accuracy": 2.0}
-    return [{**row, "split": "test"}, {**other, "split": "train"}, {**other, "split": "val"}]
+    counts = {"nonzeros": nonzeros, "multiply_adds": 10 * nonzeros, "epochs": 30.0, "top5_accuracy": 99.0, **changes}
+    test = row_of("sweep", method=method, stage=stage, sparsity=sparsity, seed=seed, accuracy=accuracy, **counts)
+    other = {**test, "accuracy": 1.0, "loss": 9.0, "top5_accuracy": 2.0}
+    return [test, {**other, "split": "train"}, {**other, "split": "val"}]
 
 
 def compared(*points: list[dict], asked=ASKED) -> dict[tuple, dict]:
-    table = pa.Table.from_pylist([row for rows in points for row in rows], schema=SCHEMAS["sweep"])
-    rows = comparison_rows(table, FACTS, asked, "here")
-    pa.Table.from_pylist(rows, schema=SCHEMAS["comparison"])
+    sweep = table_of("sweep", [row for rows in points for row in rows])
+    rows = comparison_rows(sweep, FACTS, asked, "here")
+    table_of("comparison", rows)
     assert all(set(row) == set(SCHEMAS["comparison"].names) for row in rows)
     return {(row["method"], row["stage"], row["sparsity"]): row for row in rows}
 
@@ -70,28 +56,25 @@ def test_two_seeds_by_hand():
             "magnitude", "one_shot", 0.9, 1, 86.0, multiply_adds=210, epochs=30.0, empty_layers=2, top5_accuracy=97.0
         ),
     )
-    row = rows["magnitude", "one_shot", 0.9]
-    assert {name: row[name] for name in FACTS} == FACTS
-    assert (row["run"], row["seeds"], row["source"]) == ("a", 2, "here")
-    assert row["accuracy_mean"] == pytest.approx(83)
-    assert row["accuracy_std"] == pytest.approx(math.sqrt(18))  # (9 + 9) / (2 - 1)
-    assert row["top5_mean"] == pytest.approx(98)
-    assert row["loss_mean"] == pytest.approx(0.375)
-    assert row["dense_accuracy_mean"] == pytest.approx(91)
-    assert row["compression"] == pytest.approx(10)
-    assert (row["dense_multiply_adds"], row["multiply_adds"]) == (1000, 200)
-    assert row["speedup"] == pytest.approx(5)
-    assert row["epochs"] == pytest.approx(25)
-    assert row["empty_layers"] == 2
+    assert rows["magnitude", "one_shot", 0.9] == {
+        **FACTS,
+        **{"run": "a", "method": "magnitude", "stage": "one_shot", "sparsity": 0.9, "seeds": 2, "source": "here"},
+        "accuracy_mean": 83,
+        "accuracy_std": pytest.approx(math.sqrt(18)),  # (9 + 9) / (2 - 1)
+        "top5_mean": 98,
+        "loss_mean": 0.375,
+        "dense_accuracy_mean": 91,
+        "compression": pytest.approx(10),
+        "dense_multiply_adds": 1000,
+        "multiply_adds": 200,
+        "speedup": 5,
+        "epochs": 25,
+        "empty_layers": 2,
+        **{"rank": 1, "ranked": 1, "stage_rank": 1},
+    }
     dense_row = rows["magnitude", "one_shot", 0.0]
     assert (dense_row["compression"], dense_row["speedup"]) == (1, 1)
     assert dense_row["accuracy_mean"] == dense_row["dense_accuracy_mean"]
-
-
-def test_a_single_seed_deviates_by_nothing():
-    rows = compared(dense(0), point("magnitude", "one_shot", 0.5, 0, 80.0))
-    assert rows["magnitude", "one_shot", 0.5]["accuracy_std"] == 0.0
-    assert rows["magnitude", "one_shot", 0.5]["seeds"] == 1
 
 
 def test_ranks_are_by_mean_accuracy_at_the_same_sparsity_and_ties_share_the_better_one():
@@ -101,14 +84,9 @@ def test_ranks_are_by_mean_accuracy_at_the_same_sparsity_and_ties_share_the_bett
         points += [point(method, "one_shot", 0.9, seed, value) for seed, value in enumerate(values)]
     points += [point("imp", "trained", 0.9, seed, 70.0) for seed in (0, 1)]
     rows = compared(*points, point("random", "one_shot", 0.5, 0, 99.0), point("random", "one_shot", 0.5, 1, 99.0))
-    found = {key[0]: (row["rank"], row["stage_rank"], row["ranked"]) for key, row in rows.items() if key[2] == 0.9}
-    assert found == {
-        "obd": (1, 1, 5),
-        "magnitude": (2, 2, 5),
-        "lamp": (2, 2, 5),
-        "imp": (4, 1, 5),
-        "random": (5, 4, 5),
-    }
+    ranks = {key[0]: (row["rank"], row["stage_rank"], row["ranked"]) for key, row in rows.items() if key[2] == 0.9}
+    expected = {"obd": (1, 1, 5), "magnitude": (2, 2, 5), "lamp": (2, 2, 5), "imp": (4, 1, 5), "random": (5, 4, 5)}
+    assert ranks == expected
     assert (rows["random", "one_shot", 0.5]["rank"], rows["random", "one_shot", 0.5]["ranked"]) == (1, 1)
 
 
@@ -141,10 +119,11 @@ def test_only_sparsities_that_every_seed_has_are_compared_and_one_shot_ones_that
     assert rows["snip", "trained", 0.8]["dense_accuracy_mean"] == 92.0  # of its own seed
 
 
-def test_a_network_without_a_weight_is_infinitely_fast_and_no_error():
+def test_a_single_seed_deviates_by_nothing_and_a_network_without_a_weight_is_infinitely_fast():
     rows = compared(dense(0), point("magnitude", "one_shot", 0.9, 0, 10.0, nonzeros=0, multiply_adds=0, empty_layers=3))
     row = rows["magnitude", "one_shot", 0.9]
     assert (row["compression"], row["speedup"], row["empty_layers"]) == (math.inf, math.inf, 3)
+    assert (row["seeds"], row["accuracy_std"]) == (1, 0.0)
 
 
 def test_a_loss_that_is_not_finite_stays_so():
@@ -160,32 +139,22 @@ def test_a_seed_without_its_dense_network_is_named():
 
 
 def bracket(seed: int, threshold: float, upper: float, reached: bool = True, method: str = "magnitude") -> dict:
-    return {
-        "run": "a",
-        "seed": seed,
-        "method": method,
-        "stage": "one_shot",
-        "criterion": "loss_tolerance",
-        "epsilon_rule": "batch_std",
-        "threshold": threshold,
-        "threshold_lower": threshold,
-        "threshold_upper": upper,
-        "reached": reached,
-    }
+    ends = interval("threshold", threshold, threshold, upper)
+    return row_of("empirical", seed=seed, method=method, reached=reached, **ends)
 
 
-def threshold_rows(*brackets: dict) -> list[dict]:
-    return comparison_threshold_rows(pa.Table.from_pylist(brackets, schema=SCHEMAS["empirical"]), FACTS)
+def over_seeds(*brackets: dict) -> list[dict]:
+    return comparison_threshold_rows(table_of("empirical", list(brackets)), FACTS)
 
 
 def test_thresholds_over_seeds_by_hand():
-    (row,) = threshold_rows(bracket(0, 0.90, 0.91), bracket(1, 0.94, 0.99), bracket(2, 0.98, 1.0, reached=False))
+    (row,) = over_seeds(bracket(0, 0.90, 0.91), bracket(1, 0.94, 0.99), bracket(2, 0.98, 1.0, reached=False))
     assert set(row) == set(SCHEMAS["comparison_thresholds"].names)
     assert (row["seeds"], row["reached_seeds"]) == (3, 2)
     assert row["threshold_mean"] == pytest.approx(0.94)
     assert row["threshold_std"] == pytest.approx(0.04)  # sqrt((0.04^2 + 0.04^2) / 2)
     assert (row["threshold_lower"], row["threshold_upper"]) == (0.90, 1.0)
-    (single,) = threshold_rows(bracket(0, 0.9, 0.91))
+    (single,) = over_seeds(bracket(0, 0.9, 0.91))
     assert single["threshold_std"] == 0.0
 
 
@@ -210,7 +179,7 @@ def sample() -> tuple[list[dict], list[dict]]:
             point("imp", "trained", 0.9, seed, 85.0 + seed, epochs=210.0, empty_layers=seed),
             point("imp", "trained", 0.5, seed, 89.5, epochs=60.0),
         ]
-    thresholds = threshold_rows(
+    thresholds = over_seeds(
         *(bracket(seed, 0.9 + 0.02 * seed, 0.95) for seed in (0, 1)),
         *(bracket(seed, 0.0, 0.5, method="lamp") for seed in (0, 1)),
         *(bracket(seed, 0.98, 1.0, reached=False, method="obd") for seed in (0, 1)),
@@ -251,33 +220,15 @@ def test_many_sparsities_are_cut_into_sheets_without_losing_one():
     assert all("(1)" in cell.text and not cell.bold for sheet in accuracy for cell in list(sheet.rows)[1][2:-1])
 
 
-class Cells(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.texts, self.open = [], []
-
-    def handle_starttag(self, tag, attrs):
-        if tag not in ("meta",):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if {"td", "th"} & set(self.open):
-            self.texts.append(data.strip())
-
-
 def test_html_holds_the_same_cells_and_is_well_formed():
     pages = comparison_pages(*sample())
-    parser = Cells()
-    parser.feed(html(pages))
-    assert parser.open == []
-    expected = [text for page in pages for sheet in page.sheets for text in sheet.header]
-    expected += [
-        cell.text for page in pages for sheet in page.sheets for row in sheet.rows for cell in row if cell.text
+    text = html(pages).removeprefix("<!DOCTYPE html>").replace('<meta charset="utf-8">', "")
+    root = ElementTree.fromstring(text)
+    cells = ["".join(cell.itertext()) for cell in root.iter() if cell.tag in ("td", "th")]
+    sheets = [sheet for page in pages for sheet in page.sheets]
+    assert cells == [
+        text for sheet in sheets for text in (*sheet.header, *(cell.text for row in sheet.rows for cell in row))
     ]
-    assert sorted(filter(None, parser.texts)) == sorted(expected)
     rows, thresholds = sample()
     assert "<script>" not in html(comparison_pages([{**row, "network": "<script>"} for row in rows], thresholds))
 

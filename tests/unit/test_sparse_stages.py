@@ -29,7 +29,7 @@ from gwprune.jobs.masked import finetune, train_sparse
 from gwprune.jobs.pruned import mask_weights, rank_weights
 from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import METHODS, Epochs, Level, Ranking, layerwise_shuffle, mask, rank, removed_count
-from gwprune.tables.schemas import read_table
+from gwprune.tables.files import read_table
 from gwprune.training.train import Recipe, train
 
 from .helpers_training import give_to_seed_1

@@ -32,7 +32,8 @@ from gwprune.jobs.job import Job, job
 from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import rank
 from gwprune.storage.files import read_json
-from gwprune.tables.schemas import RUN_TABLES, SCHEMAS, TableError, read_table
+from gwprune.tables.files import TableError, read_table
+from gwprune.tables.schemas import RUN_TABLES, SCHEMAS
 from gwprune.tables.thresholds import criteria_of
 from gwprune.training.evaluation import evaluate, l1_norm
 from gwprune.training.train import train

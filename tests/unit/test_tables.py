@@ -9,79 +9,47 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gwprune.tables import schemas as tables
-from gwprune.tables.schemas import TableError, combine, documentation, read_table, table_schema, write_table
+from gwprune.tables.files import TableError, combine, grouped, read_table, write_table
+from gwprune.tables.schemas import RUN_TABLES, SCHEMAS, documentation, key_columns, table_schema
 
-# Section 5 of the design, word for word: key columns, then value columns.
-COLUMNS = {
-    "training": (
-        "run seed epoch",
-        "train_loss train_accuracy val_loss val_accuracy lr seconds",
-    ),
-    "spectra": (
-        "run seed operator probe rule",
-        "node weight",
-    ),
-    "width_curves": (
-        "run seed operator epsilon_rule sparsity",
-        "pruned_norm width width_lower width_upper",
-    ),
-    "sweep": (
-        "run seed method stage sparsity split",
-        "nonzeros empty_layers multiply_adds epochs pruned_norm loss objective accuracy top5_accuracy",
-    ),
-    "predictions": (
-        "run seed predictor operator epsilon_rule",
-        "epsilon dimension steps probes threshold threshold_lower threshold_upper",
-    ),
-    "empirical": (
-        "run seed method stage criterion epsilon_rule",
-        "threshold threshold_lower threshold_upper reached",
-    ),
-    "thresholds": (
-        "run seed predictor operator epsilon_rule method stage criterion",
-        "predicted predicted_lower predicted_upper empirical empirical_lower empirical_upper gap",
-    ),
-    "comparison": (
-        "network dataset run l1 method stage sparsity",
-        "seeds accuracy_mean accuracy_std top5_mean loss_mean dense_accuracy_mean compression dense_multiply_adds"
-        " multiply_adds speedup epochs empty_layers rank ranked stage_rank source",
-    ),
-    "comparison_thresholds": (
-        "network dataset run l1 method stage criterion epsilon_rule",
-        "seeds reached_seeds threshold_mean threshold_std threshold_lower threshold_upper",
-    ),
-    "published": (
-        "citation table_in_source dataset network method procedure sparsity",
-        "accuracy spread seeds note",
-    ),
-    "costs": (
-        "run seed rule job",
-        "seconds max_rss_mb cpu_seconds",
-    ),
-}
-STRINGS = ["run", "operator", "rule", "epsilon_rule", "method", "stage", "split", "predictor", "criterion", "job"]
-STRINGS += ["network", "dataset", "source", "citation", "table_in_source", "procedure", "spread", "note"]
-INTEGERS = ["seed", "epoch", "probe", "nonzeros", "empty_layers", "multiply_adds", "dimension", "steps", "probes"]
-INTEGERS += ["seeds", "reached_seeds", "rank", "ranked", "stage_rank"]
+from .helpers_tables import row_of, table_of
+
+# Section 5 of the design: key columns | value columns.
+DESIGN = """
+training: run seed epoch | train_loss train_accuracy val_loss val_accuracy lr seconds
+spectra: run seed operator probe rule | node weight
+width_curves: run seed operator epsilon_rule sparsity | pruned_norm width width_lower width_upper
+sweep: run seed method stage sparsity split | nonzeros empty_layers multiply_adds epochs pruned_norm loss objective
+    accuracy top5_accuracy
+predictions: run seed predictor operator epsilon_rule | epsilon dimension steps probes threshold threshold_lower
+    threshold_upper
+empirical: run seed method stage criterion epsilon_rule | threshold threshold_lower threshold_upper reached
+thresholds: run seed predictor operator epsilon_rule method stage criterion | predicted predicted_lower predicted_upper
+    empirical empirical_lower empirical_upper gap
+comparison: network dataset run l1 method stage sparsity | seeds accuracy_mean accuracy_std top5_mean loss_mean
+    dense_accuracy_mean compression dense_multiply_adds multiply_adds speedup epochs empty_layers rank ranked stage_rank
+    source
+comparison_thresholds: network dataset run l1 method stage criterion epsilon_rule | seeds reached_seeds threshold_mean
+    threshold_std threshold_lower threshold_upper
+published: citation table_in_source dataset network method procedure sparsity | accuracy spread seeds note
+costs: run seed rule job | seconds max_rss_mb cpu_seconds
+"""
+LINES = re.findall(r"^(\w+): ([^|]+)\|([^:]+)$", DESIGN, re.MULTILINE)
+COLUMNS = {name: (keys.split(), values.split()) for name, keys, values in LINES}
+# What is no double.
+STRINGS = """run operator rule epsilon_rule method stage split predictor criterion job network dataset source citation
+    table_in_source procedure spread note"""
+INTEGERS = """seed epoch probe nonzeros empty_layers multiply_adds dimension steps probes seeds reached_seeds rank
+    ranked stage_rank"""
+KINDS = ((STRINGS, pa.string()), (INTEGERS, pa.int64()), ("reached", pa.bool_()))
+TYPES = {name: kind for names, kind in KINDS for name in re.findall(r"\w+", names)}
 
 PROVENANCE = {"gwprune": "0.1", "device": "cpu"}
 
 
 def curve(run: str = "a", seed: int = 0, sparsity: float = 0.5, **changes) -> dict:
     """A row of table `width_curves`, the one that the tests use."""
-    return {
-        "run": run,
-        "seed": seed,
-        "operator": "ggn",
-        "epsilon_rule": "batch_std",
-        "sparsity": sparsity,
-        "pruned_norm": 1.25,
-        "width": 0.75,
-        "width_lower": 0.5,
-        "width_upper": 1.0,
-        **changes,
-    }
+    return {**row_of("width_curves", run=run, seed=seed, sparsity=sparsity), **changes}
 
 
 def write(rows: list[dict], path: Path, name: str = "width_curves") -> pa.Table:
@@ -92,27 +60,21 @@ def write(rows: list[dict], path: Path, name: str = "width_curves") -> pa.Table:
 
 
 def test_the_tables_are_those_of_the_design():
-    assert list(tables.SCHEMAS) == list(COLUMNS)
+    assert list(SCHEMAS) == list(COLUMNS)
 
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_columns_keys_and_types_are_those_of_the_design(name):
-    keys, value_columns = (part.split() for part in COLUMNS[name])
-    schema = table_schema(name)
-    assert schema.names == keys + value_columns
-    assert tables.key_columns(name) == keys
-    for field in schema:
-        if field.name in STRINGS:
-            assert field.type == pa.string()
-        elif field.name in INTEGERS and (name, field.name) != ("comparison", "multiply_adds"):  # a mean
-            assert field.type == pa.int64()
-        else:
-            assert field.type == (pa.bool_() if field.name == "reached" else pa.float64())
-        assert not field.nullable
+    keys, values = COLUMNS[name]
+    types = {**TYPES, "multiply_adds": pa.float64()} if name == "comparison" else TYPES  # a mean there
+    assert table_schema(name) == pa.schema(
+        [pa.field(column, types.get(column, pa.float64()), nullable=False) for column in keys + values]
+    )
+    assert key_columns(name) == keys
 
 
 def test_only_the_published_numbers_belong_to_no_run():
-    assert set(tables.SCHEMAS) - set(tables.RUN_TABLES) == {"published"}
+    assert set(SCHEMAS) - set(RUN_TABLES) == {"published"}
 
 
 def test_an_unknown_table_is_named_with_the_known_ones():
@@ -123,12 +85,10 @@ def test_an_unknown_table_is_named_with_the_known_ones():
 def test_the_documentation_describes_every_table_and_column():
     sections = re.split(r"^### ", documentation(), flags=re.MULTILINE)[1:]
     assert [section.splitlines()[0] for section in sections] == [f"`tables/{name}.parquet`" for name in COLUMNS]
-    for (keys, value_columns), section in zip(COLUMNS.values(), sections, strict=True):
+    for (keys, values), section in zip(COLUMNS.values(), sections, strict=True):
         rows = [line for line in section.splitlines() if line.startswith("| `")]
         cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in rows]
-        assert [row[0] for row in cells] == [f"`{key}` (key)" for key in keys.split()] + [
-            f"`{column}`" for column in value_columns.split()
-        ]
+        assert [row[0] for row in cells] == [f"`{key}` (key)" for key in keys] + [f"`{value}`" for value in values]
         assert all(len(row) == 4 and row[3] for row in cells)
 
 
@@ -138,9 +98,9 @@ def test_the_documentation_describes_every_table_and_column():
 def test_rows_come_back_sorted_by_key_whatever_their_order_was(tmp_path):
     rows = [curve(run, seed, sparsity) for run in "ba" for seed in (10, 2) for sparsity in (0.9, 0.10, 0.5)]
     write(rows, tmp_path / "t.parquet")
-    found = read_table("width_curves", tmp_path / "t.parquet").to_pylist()
-    assert found == sorted(rows, key=lambda row: (row["run"], row["seed"], row["sparsity"]))
-    assert [row["seed"] for row in found] == [2, 2, 2, 10, 10, 10] * 2
+    read = read_table("width_curves", tmp_path / "t.parquet").to_pylist()
+    assert read == sorted(rows, key=lambda row: (row["run"], row["seed"], row["sparsity"]))
+    assert [row["seed"] for row in read] == [2, 2, 2, 10, 10, 10] * 2
 
 
 def test_the_table_that_is_returned_is_the_one_in_the_file(tmp_path):
@@ -148,23 +108,15 @@ def test_the_table_that_is_returned_is_the_one_in_the_file(tmp_path):
     assert returned.equals(read_table("width_curves", tmp_path / "t.parquet"))
 
 
-def test_the_order_of_a_rows_keys_does_not_matter(tmp_path):
-    write([dict(reversed(curve().items()))], tmp_path / "t.parquet")
-    assert read_table("width_curves", tmp_path / "t.parquet").to_pylist() == [curve()]
-
-
-def test_a_table_can_be_empty(tmp_path):
-    write([], tmp_path / "t.parquet")
-    found = read_table("width_curves", tmp_path / "t.parquet")
-    assert found.num_rows == 0
-    assert found.schema.names == table_schema("width_curves").names
-
-
-def test_numbers_that_are_not_finite_come_back(tmp_path):
-    write([curve(width=float("inf"), width_lower=float("nan"))], tmp_path / "t.parquet")
-    (row,) = read_table("width_curves", tmp_path / "t.parquet").to_pylist()
-    assert row["width"] == float("inf")
-    assert row["width_lower"] != row["width_lower"]
+@pytest.mark.parametrize(
+    "rows", [[], [dict(reversed(curve().items()))], [curve(width=float("inf"), width_lower=float("nan"))]]
+)
+def test_rows_come_back_whatever_they_hold(tmp_path, rows):
+    write(rows, tmp_path / "t.parquet")
+    table = read_table("width_curves", tmp_path / "t.parquet")
+    names = table_schema("width_curves").names
+    assert table.schema.names == names
+    assert repr(table.to_pylist()) == repr([{name: row[name] for name in names} for row in rows])  # NaN is not NaN
 
 
 def test_provenance_stands_in_the_metadata_of_the_schema(tmp_path):
@@ -184,20 +136,13 @@ def refused(rows: list[dict], path: Path, name: str = "width_curves") -> str:
     return str(caught.value)
 
 
-def test_a_missing_column_is_named(tmp_path):
-    row = curve()
-    del row["width_lower"]
-    assert "width_lower" in refused([curve(), row], tmp_path / "t.parquet")
-
-
-def test_an_extra_column_is_named(tmp_path):
-    assert "colour" in refused([curve(), curve(sparsity=0.1, colour="red")], tmp_path / "t.parquet")
-
-
-def test_a_wrong_column_is_named_with_the_one_that_is_missing(tmp_path):
-    row = curve()
-    row["widths"] = row.pop("width")
-    assert re.search(r"column\(s\) width, widths$", refused([row], tmp_path / "t.parquet"))
+@pytest.mark.parametrize(
+    ("lacks", "adds", "named"),
+    [("width_lower", {}, "width_lower"), ("", {"colour": "red"}, "colour"), ("width", {"widths": 1}, "width, widths")],
+)
+def test_missing_and_unknown_columns_are_named(tmp_path, lacks, adds, named):
+    odd = {name: value for name, value in curve(sparsity=0.1).items() if name != lacks} | adds
+    assert refused([curve(), odd], tmp_path / "t.parquet").endswith(f"column(s) {named}")
 
 
 @pytest.mark.parametrize("column", ["run", "seed", "width"])
@@ -207,15 +152,7 @@ def test_none_is_refused(tmp_path, column):
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [
-        ("run", 3),
-        ("seed", "0"),
-        ("seed", 1.5),
-        ("seed", True),
-        ("seed", 2**63),
-        ("width", "0.5"),
-        ("width", [0.5]),
-    ],
+    [("run", 3), ("seed", "0"), ("seed", 1.5), ("seed", True), ("seed", 2**63), ("width", "0.5"), ("width", [0.5])],
 )
 def test_a_value_of_wrong_type_is_refused(tmp_path, column, value):
     refused([curve(sparsity=0.1), curve(**{column: value})], tmp_path / "t.parquet")
@@ -251,11 +188,8 @@ def unreadable(path: Path, name: str = "width_curves") -> str:
     return str(caught.value)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_and_one_of_no_bytes_are_named(tmp_path):
     unreadable(tmp_path / "t.parquet")
-
-
-def test_a_file_of_no_bytes_is_named(tmp_path):
     (tmp_path / "t.parquet").touch()
     assert "zero bytes" in unreadable(tmp_path / "t.parquet")
 
@@ -303,6 +237,18 @@ def test_a_directory_of_the_form_key_equals_value_adds_no_column(tmp_path):
     assert read_table("width_curves", path).to_pylist() == [curve()]
 
 
+# --- grouping -----------------------------------------------------------------------------------------------
+
+
+def test_groups_stand_in_the_order_of_their_first_rows_with_lists_of_the_other_columns():
+    rows = [
+        row_of("costs", rule=rule, job=job, seconds=s) for rule, job, s in (("b", "x", 3), ("a", "y", 1), ("b", "z", 2))
+    ]
+    first, second = grouped(table_of("costs", rows), "run", "rule")
+    assert (first["run"], first["rule"], first["job"], first["seconds"]) == ("a", "b", ["x", "z"], [3.0, 2.0])
+    assert (second["rule"], second["seconds"]) == ("a", [1.0])
+
+
 # --- joining ------------------------------------------------------------------------------------------------
 
 
@@ -314,18 +260,12 @@ def parts(tmp_path: Path, *rows: list[dict], devices: tuple[str, ...] = ()) -> l
     return paths
 
 
-def test_parts_are_joined_and_sorted(tmp_path):
+def test_parts_are_joined_and_sorted_whatever_their_order(tmp_path):
     files = parts(tmp_path, [curve("b"), curve("b", sparsity=0.1)], [curve("a")], [])
-    joined = combine("width_curves", files, tmp_path / "all.parquet", PROVENANCE)
+    joined = combine("width_curves", files, tmp_path / "x.parquet", PROVENANCE)
     assert joined.to_pylist() == [curve("a"), curve("b", sparsity=0.1), curve("b")]
-    assert read_table("width_curves", tmp_path / "all.parquet").equals(joined)
-
-
-def test_the_order_of_parts_does_not_matter(tmp_path):
-    files = parts(tmp_path, [curve("b")], [curve("a")], [curve("c")])
-    first = combine("width_curves", files, tmp_path / "x.parquet", PROVENANCE)
-    again = combine("width_curves", files[::-1], tmp_path / "y.parquet", PROVENANCE)
-    assert first.equals(again)
+    assert read_table("width_curves", tmp_path / "x.parquet").equals(joined)
+    combine("width_curves", files[::-1], tmp_path / "y.parquet", PROVENANCE)
     assert (tmp_path / "x.parquet").read_bytes() == (tmp_path / "y.parquet").read_bytes()
 
 
@@ -334,18 +274,14 @@ def test_no_parts_make_an_empty_table(tmp_path):
     assert read_table("sweep", tmp_path / "all.parquet").num_rows == 0
 
 
-def test_a_key_in_two_parts_is_refused(tmp_path):
+def test_a_key_in_two_parts_and_a_damaged_part_are_refused(tmp_path):
     files = parts(tmp_path, [curve("a"), curve("b")], [curve("b", width=0.25)])
     with pytest.raises(TableError, match=re.escape(f"{tmp_path / 'all.parquet'}: two rows of table width_curves")):
         combine("width_curves", files, tmp_path / "all.parquet", PROVENANCE)
-    assert not (tmp_path / "all.parquet").exists()
-
-
-def test_a_damaged_part_is_named(tmp_path):
-    files = parts(tmp_path, [curve("a")], [curve("b")])
     files[1].write_bytes(files[1].read_bytes()[:-5])
     with pytest.raises(TableError, match=re.escape(str(files[1]))):
         combine("width_curves", files, tmp_path / "all.parquet", PROVENANCE)
+    assert not (tmp_path / "all.parquet").exists()
 
 
 def test_the_devices_of_the_parts_are_gathered(tmp_path):

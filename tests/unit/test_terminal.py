@@ -12,43 +12,37 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import gwprune
 from gwprune.__main__ import main
 from gwprune.config.models import Resources
 from gwprune.jobs import report
+from gwprune.spectral.predictors import PREDICTORS
 from gwprune.tables.costs import SECTION_OF_RULE, advice
-from gwprune.tables.schemas import write_table
+from gwprune.tables.files import write_table
 from gwprune.tables.terminal import print_thresholds, threshold_view
 
+from .helpers_tables import interval, row_of, table_of
 
-def row(stage="one_shot", criterion="loss_tolerance", empirical=(0.8328, 0.8328, 0.8338), **changes) -> dict:
+
+def measured(stage="one_shot", criterion="loss_tolerance", empirical=(0.8328, 0.8328, 0.8338), **changes) -> dict:
     """A row of table `thresholds`."""
     predicted = changes.pop("predicted", (0.8581, 0.8304, 0.9191))
-    return {
-        "run": "digits_fc_l1-3e-4",
-        "seed": 0,
-        "predictor": "width",
-        "operator": "hessian",
-        "epsilon_rule": "batch_std",
-        "method": "magnitude",
-        "stage": stage,
-        "criterion": criterion,
-        **dict(zip(("predicted", "predicted_lower", "predicted_upper"), predicted, strict=True)),
-        **dict(zip(("empirical", "empirical_lower", "empirical_upper"), empirical, strict=True)),
-        "gap": predicted[0] - empirical[0],
-        **changes,
-    }
+    ends = {**interval("predicted", *predicted), **interval("empirical", *empirical)}
+    gap = predicted[0] - empirical[0]
+    values = {"run": "digits_fc_l1-3e-4", "stage": stage, "criterion": criterion, "gap": gap, **ends, **changes}
+    return row_of("thresholds", **values)
 
 
 def shown(rows: list[dict], **options) -> str:
     console = Console(width=180, file=io.StringIO(), color_system=None)
-    console.print(threshold_view(rows, **options))
+    console.print(threshold_view(table_of("thresholds", rows), **options))
     return console.file.getvalue()
 
 
 def lines(rows: list[dict], **options) -> list[list[str]]:
     """The cells of the body."""
-    found = [line for line in shown(rows, **options).splitlines() if line.startswith("│")]
-    return [[cell.strip() for cell in line.strip("│").split("│")] for line in found]
+    body = [line for line in shown(rows, **options).splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in body]
 
 
 # --- the view -----------------------------------------------------------------------------------------------
@@ -56,70 +50,56 @@ def lines(rows: list[dict], **options) -> list[list[str]]:
 
 def test_predicted_and_measured_numbers_stand_side_by_side():
     rows = [
-        row(),
-        row(criterion="objective_tolerance", empirical=(0.8904, 0.8904, 0.8914)),
-        row("fine_tuned", empirical=(0.95, 0.95, 0.98)),
-        row(criterion="accuracy_drop:1", empirical=(0.123456, 0.123456, 0.2)),
+        measured(),
+        measured(criterion="objective_tolerance", empirical=(0.8904, 0.8904, 0.8914)),
+        measured("fine_tuned", empirical=(0.95, 0.95, 0.98)),
+        measured(criterion="accuracy_drop:1", empirical=(0.123456, 0.123456, 0.2)),
     ]
-    assert lines(rows) == [
-        [
-            "digits_fc_l1-3e-4",
-            "0",
-            "width",
-            "hessian",
-            "batch_std",
-            "0.8581 [0.8304, 0.9191]",
-            "0.8328",
-            "0.8904",
-            "0.9500",
-            "+0.0253",
-        ]
-    ]
+    numbers = ["0.8581 [0.8304, 0.9191]", "0.8328", "0.8904", "0.9500", "+0.0253"]
+    assert lines(rows) == [["digits_fc_l1-3e-4", "0", "width", "hessian", "batch_std", *numbers]]
 
 
-def test_a_threshold_missed_at_once_is_shown_as_an_upper_bound():
-    (cells,) = lines([row(empirical=(0.0, 0.0, 0.1))])
-    assert cells[6] == "< 0.1000"
-
-
-def test_a_threshold_that_was_never_missed_is_shown_as_a_lower_bound():
-    (cells,) = lines([row(empirical=(0.98, 0.98, 1.0)), row("fine_tuned", empirical=(0.95, 0.95, 1.0))])
-    assert cells[6] == ">= 0.9800"
-    assert cells[8] == ">= 0.9500"
-
-
-def test_what_was_not_measured_is_a_dash():
-    (cells,) = lines([row("fine_tuned", empirical=(0.95, 0.95, 0.98))])
-    assert cells[6:] == ["-", "-", "0.9500", "-"]
-
-
-def test_a_prediction_that_is_too_low_has_a_negative_gap():
-    (cells,) = lines([row(predicted=(0.75, 0.7, 0.8), empirical=(0.8, 0.8, 0.81))])
-    assert cells[-1] == "-0.0500"
+@pytest.mark.parametrize(
+    ("rows", "cells"),
+    [
+        ([measured(empirical=(0.0, 0.0, 0.1))], ["< 0.1000", "-", "-", "-"]),  # missed at once
+        (
+            [
+                measured(empirical=(0.98, 0.98, 1.0)),
+                measured("fine_tuned", empirical=(0.95, 0.95, 1.0)),
+            ],  # never missed
+            [">= 0.9800", "-", ">= 0.9500", "-"],
+        ),
+        ([measured("fine_tuned", empirical=(0.95, 0.95, 0.98))], ["-", "-", "0.9500", "-"]),
+        ([measured(predicted=(0.75, 0.7, 0.8), empirical=(0.8, 0.8, 0.81))], ["0.8000", "-", "-", "-0.0500"]),
+    ],
+)
+def test_bounds_and_what_was_not_measured(rows, cells):
+    (line,) = lines(rows)
+    assert line[6:] == cells
 
 
 def test_each_run_seed_predictor_operator_and_rule_has_a_line_in_a_fixed_order():
     rows = [
-        row(run=run, seed=seed, predictor=predictor, operator=operator, epsilon_rule=rule)
+        measured(run=run, seed=seed, predictor=predictor, operator=operator, epsilon_rule=rule)
         for run in ("b", "a")
         for seed in (10, 2)
-        for predictor in ("trace_bound", "quadratic", "width")
+        for predictor in ("later", *reversed(PREDICTORS))
         for operator in ("ggn", "hessian")
         for rule in ("relative:0.1", "batch_std")
     ]
-    found = [tuple(cells[:5]) for cells in lines(rows)]
-    assert found == [
+    assert [tuple(cells[:5]) for cells in lines(rows)] == [
         (run, seed, predictor, operator, rule)
         for run in "ab"
         for seed in ("2", "10")
-        for predictor in ("width", "quadratic", "trace_bound")
+        for predictor in (*PREDICTORS, "later")
         for operator in ("hessian", "ggn")
         for rule in ("batch_std", "relative:0.1")
     ]
 
 
 def test_measurements_of_other_methods_are_left_out():
-    rows = [row(), row(method="random", empirical=(0.3, 0.3, 0.4))]
+    rows = [measured(), measured(method="random", empirical=(0.3, 0.3, 0.4))]
     assert [cells[6] for cells in lines(rows)] == ["0.8328"]
     assert [cells[6] for cells in lines(rows, method="random")] == ["0.3000"]
     assert "method random" in shown(rows, method="random")
@@ -131,9 +111,9 @@ def test_measurements_of_other_methods_are_left_out():
 @pytest.fixture
 def results(tmp_path) -> Path:
     rows = [
-        row(),
-        row(predictor="quadratic", predicted=(0.81, 0.8, 0.82)),
-        row("fine_tuned", empirical=(0.0, 0.0, 0.5)),
+        measured(),
+        measured(predictor="quadratic", predicted=(0.81, 0.8, 0.82)),
+        measured("fine_tuned", empirical=(0.0, 0.0, 0.5)),
     ]
     write_table("thresholds", rows, tmp_path / "tables/thresholds.parquet", {})
     return tmp_path
@@ -162,11 +142,6 @@ def test_print_thresholds_without_results_raises(tmp_path):
         print_thresholds(tmp_path / "nothing")
 
 
-def test_the_command_succeeds_on_results(results, capsys):
-    assert main(["thresholds", str(results)]) == 0
-    assert "0.8581" in capsys.readouterr().out
-
-
 def test_the_command_fails_with_one_line_on_missing_or_damaged_results(results, capsys):
     assert main(["thresholds", str(results / "nothing")]) == 1
     (results / "tables/thresholds.parquet").write_bytes(b"")
@@ -182,6 +157,21 @@ def test_the_command_fails_with_one_line_on_missing_or_damaged_results(results, 
 def module(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "gwprune", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"gwprune {gwprune.__version__}\n"
+
+
+def test_printing_thresholds_imports_nothing_heavy(results):
+    script = "import sys; from gwprune.__main__ import main; main(sys.argv[1:]); print(*sys.modules, sep='\\n')"
+    command = [sys.executable, "-c", script, "thresholds", str(results)]
+    modules = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "rich" in modules
+    assert not {"torch", "matplotlib", "sklearn", "scipy", "snakemake", "pandas"} & set(modules)
 
 
 def test_python_m_gwprune_returns_the_exit_status(results):
@@ -255,20 +245,12 @@ def test_a_report_newer_than_its_sources_is_left_and_an_older_one_is_built(confi
 
 
 def cost(rule: str, seconds: float, memory: float) -> dict:
-    return {
-        "run": "a",
-        "seed": 0,
-        "rule": rule,
-        "job": "",
-        "seconds": seconds,
-        "max_rss_mb": memory,
-        "cpu_seconds": 1.0,
-    }
+    return row_of("costs", rule=rule, seconds=seconds, max_rss_mb=memory)
 
 
 def test_advice_is_the_longest_and_largest_job_with_a_margin():
-    found = advice([cost("train", 100, 700), cost("train", 1200, 900), cost("train", 300, 0), cost("predict", 2, 50)])
-    train, predict = found
+    jobs = [cost("predict", 2, 50), cost("train", 100, 700), cost("train", 1200, 900), cost("train", 300, 0)]
+    train, predict = advice(table_of("costs", jobs))
     assert (train["rule"], train["section"], train["jobs"]) == ("train", "train", 3)
     assert (train["median_seconds"], train["longest_seconds"]) == (300, 1200)
     assert train["hours"] == pytest.approx(1600 / 3600)

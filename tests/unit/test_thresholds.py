@@ -12,12 +12,12 @@ from gwprune.storage.files import write_json
 from gwprune.tables.thresholds import (
     Bracket,
     Criterion,
+    bisect_bracket,
     criteria,
     criteria_of,
     empirical_threshold,
     epsilon_value,
     epsilons_of,
-    refine,
     search,
 )
 
@@ -68,16 +68,19 @@ def test_a_tolerance_that_is_not_positive_is_refused_by_its_rule(rule, loss, bat
 
 def test_tolerances_come_from_the_dense_summary(tmp_path):
     write_json(tmp_path / "dense.json", {"splits": DENSE, "batch_std": 0.04})
-    found = epsilons_of(tmp_path / "dense.json", ["absolute:0.2", "batch_std", "relative:0.5"])
-    assert found == {"absolute:0.2": 0.2, "batch_std": 0.04, "relative:0.5": 0.25}
+    tolerances = epsilons_of(tmp_path / "dense.json", ["absolute:0.2", "batch_std", "relative:0.5"])
+    assert tolerances == {
+        "absolute:0.2": 0.2,
+        "batch_std": 0.04,
+        "relative:0.5": 0.25,
+    }
 
 
 # --- criteria -----------------------------------------------------------------------------------------------
 
 
 def test_every_rule_gives_two_criteria_and_every_drop_one(tmp_path):
-    found = criteria(DENSE, {"batch_std": 0.25, "absolute:1": 1.0}, [0.5, 2.0])
-    assert found == [
+    expected = [
         Criterion("loss_tolerance", "batch_std", "train", "loss", 1, 0.75),
         Criterion("objective_tolerance", "batch_std", "train", "objective", 1, 1.0),
         Criterion("loss_tolerance", "absolute:1", "train", "loss", 1, 1.5),
@@ -85,8 +88,10 @@ def test_every_rule_gives_two_criteria_and_every_drop_one(tmp_path):
         Criterion("accuracy_drop:0.5", "", "val", "accuracy", -1, 96.5),
         Criterion("accuracy_drop:2", "", "val", "accuracy", -1, 95.0),
     ]
+    assert criteria(DENSE, {"batch_std": 0.25, "absolute:1": 1.0}, [0.5, 2.0]) == expected
+    assert {criterion.split for criterion in expected} == {"train", "val"}  # never test data
     write_json(tmp_path / "dense.json", {"splits": DENSE, "batch_std": 0.25})
-    assert criteria_of(tmp_path / "dense.json", ["batch_std", "absolute:1"], [0.5, 2.0]) == found
+    assert criteria_of(tmp_path / "dense.json", ["batch_std", "absolute:1"], [0.5, 2.0]) == expected
 
 
 def test_two_accuracy_drops_have_two_names():
@@ -94,10 +99,6 @@ def test_two_accuracy_drops_have_two_names():
     one, other = criteria(DENSE, {}, [1.0, 1.0000001])
     assert one.limit != other.limit
     assert one.name != other.name
-
-
-def test_no_criterion_looks_at_test_data():
-    assert {found.split for found in criteria(DENSE, {"batch_std": 0.25}, [1.0])} == {"train", "val"}
 
 
 def test_a_criterion_includes_its_limit():
@@ -109,47 +110,32 @@ def test_a_criterion_includes_its_limit():
     assert ACCURACY.met({"accuracy": 100.0})
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_never_meets_a_tolerance(value):
-    assert not LOSS.met({"loss": value})
-
-
-def test_an_accuracy_that_is_nan_never_meets():
+def test_what_is_not_finite_never_meets_a_criterion():
+    assert not any(LOSS.met({"loss": value}) for value in (math.nan, math.inf))
     assert not ACCURACY.met({"accuracy": math.nan})
 
 
 # --- measured thresholds ------------------------------------------------------------------------------------
 
 
-def test_the_threshold_lies_between_the_last_point_that_meets_and_the_first_that_misses():
-    found = empirical_threshold(grid({0.9: 3.0, 0.0: 0.5, 0.8: 1.0, 0.5: 0.6}), LOSS)
-    assert found == Bracket(0.8, 0.9, True)
-
-
-def test_a_criterion_that_is_never_missed_leaves_the_bracket_open():
-    assert empirical_threshold(grid({0.0: 0.5, 0.5: 0.6, 0.9: 1.0}), LOSS) == Bracket(0.9, 1.0, False)
-
-
-def test_a_criterion_that_is_missed_at_once_has_0_as_lower_end():
-    assert empirical_threshold(grid({0.2: 2.0, 0.5: 0.1}), LOSS) == Bracket(0.0, 0.2, True)
-    assert empirical_threshold(grid({0.0: 0.5, 0.2: 2.0}), LOSS) == Bracket(0.0, 0.2, True)
-
-
-def test_the_dense_network_counts_as_meeting_every_criterion():
-    assert empirical_threshold(grid({0.0: 5.0, 0.5: 0.1}), LOSS) == Bracket(0.5, 1.0, False)
-
-
-def test_an_empty_grid_knows_nothing():
-    assert empirical_threshold({}, LOSS) == Bracket(0.0, 1.0, False)
-
-
-def test_a_grid_that_is_not_monotone_stops_at_the_first_miss():
-    losses = {0.0: 0.5, 0.3: 0.6, 0.4: 1.5, 0.5: 0.7, 0.6: 0.8, 0.7: 9.0}
-    assert empirical_threshold(grid(losses), LOSS) == Bracket(0.3, 0.4, True)
-
-
-def test_a_point_whose_loss_is_nan_misses():
-    assert empirical_threshold(grid({0.3: 0.6, 0.4: math.nan, 0.5: 0.7}), LOSS) == Bracket(0.3, 0.4, True)
+@pytest.mark.parametrize(
+    ("losses", "bracket"),
+    [
+        (
+            {0.9: 3.0, 0.0: 0.5, 0.8: 1.0, 0.5: 0.6},
+            Bracket(0.8, 0.9, True),
+        ),  # between two points
+        ({0.0: 0.5, 0.5: 0.6, 0.9: 1.0}, Bracket(0.9, 1.0, False)),  # never missed
+        ({0.2: 2.0, 0.5: 0.1}, Bracket(0.0, 0.2, True)),  # missed at once
+        ({0.0: 0.5, 0.2: 2.0}, Bracket(0.0, 0.2, True)),
+        ({0.0: 5.0, 0.5: 0.1}, Bracket(0.5, 1.0, False)),  # the dense network counts as meeting it
+        ({}, Bracket(0.0, 1.0, False)),
+        ({0.0: 0.5, 0.3: 0.6, 0.4: 1.5, 0.5: 0.7, 0.6: 0.8, 0.7: 9.0}, Bracket(0.3, 0.4, True)),  # not monotone
+        ({0.3: 0.6, 0.4: math.nan, 0.5: 0.7}, Bracket(0.3, 0.4, True)),
+    ],
+)
+def test_a_threshold_is_known_to_its_bracket(losses, bracket):
+    assert empirical_threshold(grid(losses), LOSS) == bracket
 
 
 def test_a_criterion_looks_at_its_own_split_and_quantity():
@@ -162,36 +148,36 @@ def test_a_criterion_looks_at_its_own_split_and_quantity():
     st.dictionaries(st.integers(0, 999_999).map(lambda n: n / 1e6), st.floats(0, 2), min_size=1, max_size=12),
 )
 def test_a_bracket_is_what_a_plain_search_finds(losses):
-    found = empirical_threshold(grid(losses), LOSS)
+    bracket = empirical_threshold(grid(losses), LOSS)
     positive = sorted(s for s in losses if s > 0)
     missed = [s for s in positive if losses[s] > 1.0]
     met = [s for s in positive if not missed or s < missed[0]]
-    assert found == Bracket(met[-1] if met else 0.0, missed[0] if missed else 1.0, bool(missed))
-    assert found.lower < found.upper
+    assert bracket == Bracket(met[-1] if met else 0.0, missed[0] if missed else 1.0, bool(missed))
+    assert bracket.lower < bracket.upper
 
 
-# --- refinement ---------------------------------------------------------------------------------------------
+# --- bisection ---------------------------------------------------------------------------------------------
 
 
 class Measure:
-    """A network whose training loss passes the tolerance at ``limit``; counts what it is asked."""
+    """A network whose training loss passes the tolerance at ``limit``; counts what it is asked after ``given``."""
 
-    def __init__(self, limit: float):
-        self.limit, self.asked = limit, []
+    def __init__(self, limit: float, given: list[float]):
+        self.limit, self.further = limit, []
+        self.grid = {sparsity: self.values(sparsity) for sparsity in given}
 
-    def __call__(self, sparsity: float) -> dict:
-        assert sparsity not in self.asked, f"{sparsity} was measured twice"
-        self.asked.append(sparsity)
+    def values(self, sparsity: float) -> dict:
         return grid({sparsity: 0.5 if sparsity <= self.limit else 2.0})[sparsity]
 
-    def grid(self, sparsities) -> dict:
-        found = {sparsity: self(sparsity) for sparsity in sparsities}
-        self.given, self.asked = list(self.asked), list(self.asked)
-        return found
+    def __call__(self, sparsity: float) -> dict:
+        assert sparsity not in self.grid, f"{sparsity} was measured twice"
+        assert round(sparsity, 6) == sparsity
+        self.further.append(sparsity)
+        return self.values(sparsity)
 
-    @property
-    def further(self) -> list[float]:
-        return self.asked[len(self.given) :]
+    def bisect(self, resolution: float, most: float, criterion: Criterion = LOSS) -> Bracket:
+        bisect_bracket(self.grid, criterion, self, resolution, most)
+        return empirical_threshold(self.grid, criterion)
 
 
 @given(
@@ -199,16 +185,11 @@ class Measure:
     points=st.lists(st.integers(1, 980), min_size=1, max_size=8, unique=True),
     resolution=st.sampled_from([0.1, 0.01, 0.001, 0.0001]),
 )
-def test_refinement_narrows_the_bracket_to_the_resolution_with_few_measurements(limit, points, resolution):
-    measure = Measure(limit)
-    found = measure.grid(sorted({0.0, *(point / 1000 for point in points)}))
-    most = max(found)
-    before = empirical_threshold(found, LOSS)
-    refine(found, LOSS, measure, resolution, most)
-    after = empirical_threshold(found, LOSS)
+def test_bisection_narrows_the_bracket_to_the_resolution_with_few_measurements(limit, points, resolution):
+    measure = Measure(limit, sorted({0.0, *(point / 1000 for point in points)}))
+    before, most = empirical_threshold(measure.grid, LOSS), max(measure.grid)
+    after = measure.bisect(resolution, most)
     assert after.reached == before.reached
-    assert after.lower <= limit or not after.reached
-    assert set(measure.further) == set(found) - set(measure.given)
     if not before.reached:
         assert measure.further == []
         return
@@ -217,64 +198,37 @@ def test_refinement_narrows_the_bracket_to_the_resolution_with_few_measurements(
     assert after.upper - after.lower <= resolution * (1 + 1e-6)
     needed = math.log2(max((before.upper - before.lower) / resolution, 1))
     assert len(measure.further) <= math.ceil(needed) + 1
-    assert all(round(sparsity, 6) == sparsity for sparsity in measure.further)
 
 
-def test_refinement_takes_as_many_measurements_as_bisection():
-    measure = Measure(0.8328)
-    found = measure.grid([0.0, 0.5, 0.9])
-    refine(found, LOSS, measure, 0.001, 0.9)
+def test_bisection_halves_and_a_second_criterion_uses_what_the_first_one_measured():
+    measure = Measure(0.8328, [0.0, 0.5, 0.9])
+    measure.bisect(0.001, 0.9)
     assert len(measure.further) == 9  # 0.4 / 2^9 < 0.001
     assert measure.further[:3] == [0.7, 0.8, 0.85]
+    measure.bisect(0.001, 0.9, Criterion("objective_tolerance", "batch_std", "train", "loss", 1, 1.5))
+    assert len(measure.further) == 9
 
 
-def test_refinement_of_a_narrow_bracket_measures_nothing():
-    measure = Measure(0.5)
-    found = measure.grid([0.0, 0.5, 0.501])
-    refine(found, LOSS, measure, 0.001, 0.501)
-    assert measure.further == []
-
-
-def test_refinement_of_a_second_criterion_uses_what_the_first_one_measured():
-    measure = Measure(0.8328)
-    found = measure.grid([0.0, 0.5, 0.9])
-    refine(found, LOSS, measure, 0.001, 0.9)
-    count = len(measure.asked)
-    refine(found, Criterion("objective_tolerance", "batch_std", "train", "loss", 1, 1.5), measure, 0.001, 0.9)
-    assert len(measure.asked) == count
-
-
-def test_refinement_asks_for_the_largest_sparsity_when_the_grid_ends_below_it():
-    measure = Measure(0.99)
-    found = measure.grid([0.0, 0.5])
-    refine(found, LOSS, measure, 0.001, 0.9)
-    assert measure.further == [0.9]
-    assert empirical_threshold(found, LOSS) == Bracket(0.9, 1.0, False)
-
-
-def test_refinement_goes_on_below_the_largest_sparsity():
-    measure = Measure(0.7)
-    found = measure.grid([0.0, 0.5])
-    refine(found, LOSS, measure, 0.01, 0.9)
-    bracket = empirical_threshold(found, LOSS)
-    assert measure.further[0] == 0.9
-    assert bracket.reached
-    assert bracket.lower <= 0.7 < bracket.upper <= bracket.lower + 0.01 + 1e-9
-
-
-def test_refinement_measures_nothing_above_the_largest_sparsity():
-    measure = Measure(0.95)
-    found = measure.grid([0.0, 0.5, 0.9])
-    refine(found, LOSS, measure, 0.001, 0.9)
-    assert measure.further == []
-    assert not empirical_threshold(found, LOSS).reached
+@pytest.mark.parametrize(
+    ("limit", "given_points", "most", "first"),
+    [
+        (0.5, [0.0, 0.5, 0.501], 0.501, []),  # narrow enough
+        (0.99, [0.0, 0.5], 0.9, [0.9]),  # the grid ends below the largest sparsity
+        (0.95, [0.0, 0.5, 0.9], 0.9, []),  # nothing above it
+        (0.7, [0.0, 0.5], 0.9, [0.9, 0.7, 0.8]),  # and on below it
+    ],
+)
+def test_bisection_goes_as_far_as_the_largest_sparsity(limit, given_points, most, first):
+    measure = Measure(limit, given_points)
+    bracket = measure.bisect(0.001, most)
+    assert measure.further[:3] == first
+    assert bracket.reached == (limit < most)
+    assert bracket.lower <= limit < bracket.upper
 
 
 def test_a_resolution_below_six_decimals_ends():
-    measure = Measure(0.3000004)
-    found = measure.grid([0.0, 0.300001])
-    refine(found, LOSS, measure, 1e-9, 0.300001)
-    bracket = empirical_threshold(found, LOSS)
+    measure = Measure(0.3000004, [0.0, 0.300001])
+    bracket = measure.bisect(1e-9, 0.300001)
     assert (bracket.lower, bracket.upper) == (0.3, 0.300001)
     assert len(measure.further) <= 20
 
@@ -318,18 +272,17 @@ class Curve:
 @pytest.mark.parametrize("loss", CURVES.values(), ids=CURVES)
 def test_at_most_30_evaluations_bracket_a_threshold_within_a_thousandth(loss, asked):
     measure = Curve(loss)
-    found = search([LOSS], asked, measure, 0.001)
+    measured = search([LOSS], asked, measure, 0.001)
     assert len(set(measure.asked) - {0.0, *asked}) <= 30
-    assert set(found) == set(measure.asked)
-    assert list(found) == sorted(found)
-    assert {0.0, *asked} <= set(found)
-    bracket = empirical_threshold(found, LOSS)
-    assert all(loss(s) <= 1 for s in found if 0 < s <= bracket.lower)
+    assert list(measured) == sorted(measure.asked)
+    assert {0.0, *asked} <= set(measured)
+    bracket = empirical_threshold(measured, LOSS)
+    assert all(loss(s) <= 1 for s in measured if 0 < s <= bracket.lower)
     if bracket.reached:
         assert not loss(bracket.upper) <= 1
         assert bracket.upper - bracket.lower <= 0.001 * (1 + 1e-6)
     else:
-        assert all(loss(s) <= 1 for s in found if s > 0)
+        assert all(loss(s) <= 1 for s in measured if s > 0)
         assert bracket.lower == max(asked)
 
 
@@ -347,8 +300,7 @@ def test_a_threshold_is_bracketed_before_the_grid_is_measured():
 
 def test_a_grid_that_shows_an_earlier_miss_is_bisected_there():
     measure = Curve(CURVES["a miss at a grid point"])
-    found = search([LOSS], GRIDS["tenths"], measure, 0.001)
-    bracket = empirical_threshold(found, LOSS)
+    bracket = empirical_threshold(search([LOSS], GRIDS["tenths"], measure, 0.001), LOSS)
     assert 0.395 <= bracket.lower < bracket.upper <= 0.397
     last = measure.asked[measure.asked.index(0.0) :][9:]
     assert last
@@ -365,9 +317,9 @@ def test_every_criterion_is_narrow_at_the_end():
     """The points of the second criterion show an earlier miss of the first."""
     loss = CURVES["waves"]
     wanted = [Criterion("loss_tolerance", str(limit), "train", "loss", 1, limit) for limit in (1.0, 1.1, 0.95, 0.7)]
-    found = search(wanted, [0.3, 0.6, 0.9], Curve(loss), 0.001)
+    measured = search(wanted, [0.3, 0.6, 0.9], Curve(loss), 0.001)
     for criterion in wanted:
-        bracket = empirical_threshold(found, criterion)
+        bracket = empirical_threshold(measured, criterion)
         assert bracket.reached
         assert bracket.upper - bracket.lower <= 0.001 * (1 + 1e-6)
 

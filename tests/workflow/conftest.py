@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gwprune.tables.schemas import TABLES, read_table
+from gwprune.tables.files import read_table
+from gwprune.tables.schemas import TABLES
 
 ROOT = Path(__file__).resolve().parents[2]
 

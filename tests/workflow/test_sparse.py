@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from gwprune.tables.schemas import read_table
+from gwprune.tables.files import read_table
 from tests.workflow.conftest import Workflow
 
 pytestmark = pytest.mark.workflow

@@ -7,7 +7,8 @@ import xml.etree.ElementTree as ElementTree
 import pyarrow.parquet as pq
 import pytest
 
-from gwprune.tables.schemas import TABLES, read_table
+from gwprune.tables.files import read_table
+from gwprune.tables.schemas import TABLES
 from tests.workflow.conftest import ROOT, Workflow
 
 pytestmark = pytest.mark.workflow

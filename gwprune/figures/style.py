@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from ..spectral.predictors import PREDICTORS
 from ..storage.files import atomic_path
 
 Rows = dict[str, np.ndarray]
@@ -25,6 +27,7 @@ Rows = dict[str, np.ndarray]
 # Okabe and Ito's colours, with grey for their yellow, which is too light for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = "osD^vPX*<>"
+DIAGONAL = {"color": "#555555", "linestyle": ":"}
 STYLE = {
     "svg.hashsalt": "gwprune",  # otherwise the ids in an svg file are random
     "font.size": 9,
@@ -62,12 +65,14 @@ def drawing(path: str | os.PathLike, title: str, width: float, height: float) ->
 
 
 def read_rows(table: pa.Table, **equal: str) -> Rows:
+    """Columns of a table as arrays of equal length, of the rows in which columns equal the given values."""
     for column, value in equal.items():
         table = table.filter(pc.equal(table[column], value))
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
 def where(rows: Rows, **equal: object) -> Rows:
+    """The rows in which columns equal the given values."""
     mask = np.ones(len(rows["run"]), bool)
     for column, value in equal.items():
         mask &= rows[column] == value
@@ -80,10 +85,10 @@ def groups(rows: Rows, column: str) -> Iterator[tuple[object, Rows]]:
         yield value, where(rows, **{column: value})
 
 
-def one_rule(rows: Rows, wanted: str | None) -> str:
-    """The epsilon rule to draw: ``wanted``, else the paper's choice, else the first there is."""
+def one_rule(rows: Rows) -> str:
+    """The epsilon rule to draw: the paper's choice, else the first there is."""
     rules = sorted(set(rows["epsilon_rule"]))
-    return wanted or ("batch_std" if "batch_std" in rules or not rules else rules[0])
+    return "batch_std" if "batch_std" in rules or not rules else rules[0]
 
 
 def by_importance(names: Iterable[str], first: str) -> list[str]:
@@ -92,6 +97,7 @@ def by_importance(names: Iterable[str], first: str) -> list[str]:
 
 
 def no_data(axes: Axes, what: str) -> None:
+    """An empty panel that says so."""
     axes.text(0.5, 0.5, f"no data for {what}", ha="center", va="center", transform=axes.transAxes, color="#555555")
     axes.set(xticks=[], yticks=[])
 
@@ -112,6 +118,18 @@ def numbered_colours(names: Iterable[str]) -> dict[str, str]:
     if len(names) <= len(COLOURS):
         return dict(zip(names, COLOURS, strict=False))
     return {name: to_hex(matplotlib.colormaps["viridis"](i / len(names))) for i, name in enumerate(names)}
+
+
+def predictor_looks(names: Collection[str]) -> dict[str, dict]:
+    """Marker and colour of those registered predictors that are among ``names``, in the order of the registry."""
+    looks = zip(PREDICTORS, numbered_colours(PREDICTORS).values(), MARKERS, strict=False)
+    # Filled or hollow by turns, so that neighbours differ in more than colour.
+    fills = cycle(({"markeredgewidth": 1.2, "markerfacecolor": "white"}, {}))
+    return {
+        name: {"marker": marker, "color": colour, **fill}
+        for (name, colour, marker), fill in zip(looks, fills, strict=False)
+        if name in names
+    }
 
 
 def to_axis(sparsity: np.ndarray) -> np.ndarray:
