@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.limits import Peaks, layers_of, limits
-from benchmarks.peers import CONTENDERS, Contender, graph_bytes, gwprune_rebuilt, prepare
+from benchmarks.peers import CONTENDERS, REBUILT_MB, Contender, graph_bytes, prepare
+from benchmarks.reporting import timed
 from gwprune.curvature.operator import curvature_operator
-
-__all__ = ["BLOCK", "LANCZOS_STEPS", "TOLERANCE", "Case", "Disagreement", "run"]
 
 LANCZOS_STEPS = 128
 TOLERANCE = 1e-3
@@ -57,11 +55,9 @@ class Case:
     def samples(self) -> int:
         return len(self.inputs)
 
-
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    result = call()
-    return time.perf_counter() - start, result
+    @property
+    def dimension(self) -> int:
+        return prepare(self.model).dimension
 
 
 def unit_vectors(dimension: int, count: int = 1) -> Tensor:
@@ -78,7 +74,14 @@ def clean(model: nn.Module) -> None:
 
 
 def check_agreement(case: Case, contenders: dict[str, Contender]) -> dict[str, float | str]:
-    """Relative error of every contender against double backward in float64, or what it raised.
+    """Compare every contender with double backward in float64.
+
+    Args:
+        case: the network.
+        contenders: by name.
+
+    Returns:
+        Name -> relative error of its product, or what it raised.
 
     Raises:
         Disagreement: naming the first exact contender whose error is above ``TOLERANCE``.
@@ -88,19 +91,19 @@ def check_agreement(case: Case, contenders: dict[str, Contender]) -> dict[str, f
     double = case.model.double()  # in place, and back: rounding to float64 and back changes nothing
     reference = CONTENDERS["double_backward"].make(double, LOSS, inputs.double(), targets, len(inputs))(vector.double())
     case.model.float()
-    found: dict[str, float | str] = {}
+    errors: dict[str, float | str] = {}
     for name, contender in contenders.items():
         prepare(case.model)
         try:
             product = contender.make(case.model, LOSS, inputs, targets, batch_size(contender, len(inputs) // 2))
             error = ((product(vector).double() - reference).norm() / reference.norm()).item()
         except Exception as failure:  # reported in the tables  # noqa: BLE001
-            found[name] = f"{type(failure).__name__}: {failure}"
+            errors[name] = f"{type(failure).__name__}: {failure}"
             continue
         if contender.exact and not error <= TOLERANCE:
             raise Disagreement(f"{case.name}: the product of {name} differs by {error:.2g} of its norm")
-        found[name] = error
-    return found
+        errors[name] = error
+    return errors
 
 
 def batch_size(contender: Contender, size: int) -> int | None:
@@ -110,12 +113,12 @@ def batch_size(contender: Contender, size: int) -> int | None:
 def search(case: Case, contender: Contender, vector: Tensor, sizes: list[int]) -> dict[int, float]:
     """Seconds of one product on the search samples for each batch size."""
     inputs, targets = case.inputs[: case.search_samples], case.targets[: case.search_samples]
-    found = {}
+    seconds = {}
     for size in sizes:
         prepare(case.model)
         product = contender.make(case.model, LOSS, inputs, targets, size)
-        found[size] = min(timed(partial(product, vector))[0] for _ in range(2))
-    return found
+        seconds[size] = min(timed(partial(product, vector))[0] for _ in range(2))
+    return seconds
 
 
 def measure(case: Case, contender: Contender, size: int | None, vector: Tensor) -> dict[str, float]:
@@ -130,11 +133,11 @@ def measure(case: Case, contender: Contender, size: int | None, vector: Tensor) 
 
 def block_ratios(case: Case, size: int) -> dict[str, float]:
     """Seconds of H @ V over four times those of H @ v: graphs kept and there, on a fresh operator, and not kept."""
-    v, block = unit_vectors(case_dimension(case)), unit_vectors(case_dimension(case), BLOCK)
+    v, block = unit_vectors(case.dimension), unit_vectors(case.dimension, BLOCK)
 
-    def fresh() -> Callable[[Tensor], Tensor]:
+    def fresh(**options: int) -> Callable[[Tensor], Tensor]:
         clean(case.model)
-        operator = curvature_operator(case.model, LOSS, (case.inputs, case.targets))
+        operator = curvature_operator(case.model, LOSS, (case.inputs, case.targets), **options)
         return lambda vectors: operator @ vectors
 
     def ratio(single: Callable, several: Callable) -> float:
@@ -143,29 +146,34 @@ def block_ratios(case: Case, size: int) -> dict[str, float]:
 
     kept = fresh()
     kept(v)
-    found = {"kept": ratio(kept, kept)}
+    ratios = {"kept": ratio(kept, kept)}
     del kept
-    found["fresh"] = ratio(fresh(), fresh())
-    rebuilt = gwprune_rebuilt(case.model, LOSS, case.inputs, case.targets, size)
+    ratios["fresh"] = ratio(fresh(), fresh())
+    rebuilt = fresh(batch_size=size, memory_mb=REBUILT_MB)
     rebuilt(v)
-    return {**found, "rebuilt": ratio(rebuilt, rebuilt)}
-
-
-def case_dimension(case: Case) -> int:
-    return prepare(case.model).dimension
+    return {**ratios, "rebuilt": ratio(rebuilt, rebuilt)}
 
 
 def run(case: Case, rounds: int, memory_gb: float, log: Callable[[str], None]) -> dict[str, Any]:
-    """All figures of one network."""
+    """Time all contenders on one network.
+
+    Args:
+        case: the network.
+        rounds: turns of every contender.
+        memory_gb: no batch whose product needs more.
+        log: is given a line after each step.
+
+    Returns:
+        What benchmarks/results/products.json holds of the network; seconds are medians over the rounds.
+    """
     contenders = {name: contender for name, contender in CONTENDERS.items() if contender.version}
     failures = {name: "not installed" for name in CONTENDERS if name not in contenders}
-    vector = unit_vectors(case_dimension(case))
+    vector = unit_vectors(case.dimension)
     errors = check_agreement(case, contenders)
     failures |= {name: error for name, error in errors.items() if isinstance(error, str)}
     per_sample = graph_bytes(case.model, LOSS, case.inputs, case.targets)
     largest = int(memory_gb * 2**30 / MEMORY_FACTOR / per_sample)
     sizes = [size for size in case.sizes if size <= largest] or [min(case.sizes)]
-    searches: dict[str, dict[int, float]] = {}
     chosen: dict[str, int | None] = {}
     for name, contender in contenders.items():
         if name in failures:
@@ -173,8 +181,8 @@ def run(case: Case, rounds: int, memory_gb: float, log: Callable[[str], None]) -
         if contender.batches == "all" and case.samples > largest:
             failures[name] = f"skipped: its graph takes {per_sample * case.samples / 2**30:.1f} GiB"
         elif contender.batches == "search":
-            searches[name] = search(case, contender, vector, sizes)
-            chosen[name] = min(searches[name], key=searches[name].__getitem__)
+            seconds_of = search(case, contender, vector, sizes)
+            chosen[name] = min(seconds_of, key=seconds_of.__getitem__)
             log(f"{case.name}: {name} takes batches of {chosen[name]}")
         else:
             chosen[name] = batch_size(contender, case.samples)
@@ -193,7 +201,7 @@ def run(case: Case, rounds: int, memory_gb: float, log: Callable[[str], None]) -
     clean(case.model)
     return {
         "samples": case.samples,
-        "dimension": case_dimension(case),
+        "dimension": case.dimension,
         "data": case.data,
         "rounds": rounds,
         "limit": limits(peaks, case.samples),
@@ -205,9 +213,7 @@ def run(case: Case, rounds: int, memory_gb: float, log: Callable[[str], None]) -
                 "batch_size": chosen[name],
                 "version": CONTENDERS[name].version,
                 "relative_error": errors[name],
-                "search": searches.get(name),
                 **{key: median(part[key] for part in figures[name]) for key in figures[name][0]},
-                "fastest": {key: min(part[key] for part in figures[name]) for key in figures[name][0]},
             }
             for name in CONTENDERS
         },

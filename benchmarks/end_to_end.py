@@ -8,7 +8,6 @@ The same network, samples and process; PyHessian takes 128 Lanczos steps (its de
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,29 +21,20 @@ from gwprune import datasets, predict_threshold
 from gwprune.datasets import DeviceSplit
 from gwprune.jobs.artifacts import load_network
 
-from .contest import timed
 from .peers import prepare, pyhessian_operator
-from .reporting import environment, markdown_table, print_table, publish
+from .reporting import arguments_of, markdown_table, publish, timed
 
-NAME = "end_to_end"
 SAMPLES = 10_000
 WIDTH = 0.005
 STEPS = 254
-_HEADER = ("way", "interval", "width", "products", "seconds", "/ PyHessian")
 
 
 def threshold(model: nn.Module, data: tuple[Tensor, Tensor], epsilon: float, reorthogonalize: bool) -> dict[str, Any]:
     """The interval, and how many products it took."""
-    found = predict_threshold(
-        model,
-        functional.cross_entropy,
-        data,
-        epsilon=epsilon,
-        steps=STEPS,
-        tolerance=WIDTH,
-        reorthogonalize=reorthogonalize,
-    )
-    return {"lower": found.lower, "upper": found.upper, "products": found.steps * found.probes}
+    options = {"epsilon": epsilon, "steps": STEPS, "tolerance": WIDTH, "reorthogonalize": reorthogonalize}
+    prediction = predict_threshold(model, functional.cross_entropy, data, **options)
+    products = prediction.steps * prediction.probes
+    return {"lower": prediction.lower, "upper": prediction.upper, "products": products}
 
 
 def pyhessian_density(model: nn.Module, data: tuple[Tensor, Tensor], steps: int) -> dict[str, Any]:
@@ -63,20 +53,37 @@ def _eig(matrix: Tensor, eigenvectors: bool = False) -> tuple[Tensor, Tensor]:
 
 def reported(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What ``work`` returns, with the seconds that it took."""
-    seconds, found = timed(work)
-    found["seconds"] = seconds
-    print(found, flush=True)
-    return found
+    seconds, result = timed(work)
+    result["seconds"] = seconds
+    print(result, flush=True)
+    return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def table(ways: dict[str, dict[str, Any]], rival: str) -> list[dict[str, Any]]:
+    """The rows for people; seconds are also over those of ``rival``."""
+    rows = []
+    for way, row in ways.items():
+        certified = "lower" in row
+        rows.append(
+            {
+                "way": way,
+                "interval": f"[{row['lower']:.4f}, {row['upper']:.4f}]" if certified else "none",
+                "width": f"{row['upper'] - row['lower']:.4f}" if certified else "-",
+                "products": row["products"],
+                "seconds": f"{row['seconds']:.0f}",
+                "/ PyHessian": f"{row['seconds'] / ways[rival]['seconds']:.2f}",
+            }
+        )
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = arguments_of("end_to_end", __doc__)
     parser.add_argument("--results", type=Path, default=Path("results/fashion_mnist"), help="results of the workflow")
     parser.add_argument("--steps", type=int, default=128, help="of PyHessian")
-    parser.add_argument("--output", type=Path, help="a directory instead of the repository's docs and benchmarks")
-    arguments = parser.parse_args()
-    (unit,) = arguments.results.glob("runs/*/seed0")
-    (file,) = arguments.results.glob("data/*.pt")
+    options = parser.parse_args(arguments)
+    (unit,) = options.results.glob("runs/*/seed0")
+    (file,) = options.results.glob("data/*.pt")
     epsilon = json.loads((unit / "dense.json").read_text())["batch_std"]
     split = DeviceSplit.from_data(datasets.load(file), "train", torch.device("cpu"))
     data = split.subset(SAMPLES, 0).as_tensors()
@@ -84,23 +91,14 @@ def main() -> None:
     def network() -> nn.Module:
         return load_network(unit / "network.pt")
 
-    found = {
+    rival = f"PyHessian density, {options.steps} steps"
+    ways = {
         "gwprune": reported(lambda: threshold(network(), data, epsilon, True)),
-        f"PyHessian density, {arguments.steps} steps": reported(
-            lambda: pyhessian_density(network(), data, arguments.steps)
-        ),
+        rival: reported(lambda: pyhessian_density(network(), data, options.steps)),
         "gwprune, no reorthogonalisation": reported(lambda: threshold(network(), data, epsilon, False)),
     }
-    rival = next(row["seconds"] for way, row in found.items() if way.startswith("PyHessian"))
-    rows = []
-    for way, row in found.items():
-        interval, width = "none", "-"
-        if "lower" in row:
-            interval, width = f"[{row['lower']:.4f}, {row['upper']:.4f}]", f"{row['upper'] - row['lower']:.4f}"
-        rows.append([way, interval, width, row["products"], f"{row['seconds']:.0f}", f"{row['seconds'] / rival:.2f}"])
-    print_table("End to end", _HEADER, rows)
-    record = {"environment": environment(), "epsilon": epsilon, "samples": SAMPLES, "ways": found}
-    publish(NAME, record, markdown_table(_HEADER, rows), arguments.output, "speed.md")
+    record = {"epsilon": epsilon, "samples": SAMPLES, "ways": ways}
+    publish("end_to_end", record, markdown_table(table(ways, rival)), options.output, "speed.md")
 
 
 if __name__ == "__main__":

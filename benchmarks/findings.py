@@ -8,104 +8,80 @@ Reads result tables, by default those under results/reference/fashion_mnist, and
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from benchmarks.reporting import markdown_table, replace_section
-from gwprune.tables.schemas import read_table
-
-__all__ = ["accuracy_table", "agreement_table", "coincide", "prediction_tables"]
+from gwprune.tables.files import read_table
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT / "results" / "reference" / "fashion_mnist"
+PREDICTED = ["predicted", "predicted_lower", "predicted_upper"]
 PAGE = ROOT / "docs" / "findings.md"
 
-Row = Mapping[str, Any]
+
+def with_agreement(thresholds: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one-shot global magnitude pruning, which is what predictions are of.
+
+    Column `met` says whether the predicted interval and the measured bracket have a point in common. Criteria are in
+    the order of the columns of the page.
+    """
+    rows = thresholds[(thresholds.method == "magnitude") & (thresholds.stage == "one_shot")]
+    met = (rows.predicted_lower <= rows.empirical_upper) & (rows.empirical_lower <= rows.predicted_upper)
+    rows = rows.assign(met=met, accuracy=rows.criterion.str.startswith("accuracy"))
+    return rows.sort_values(["run", "seed", "predictor", "operator", "accuracy", "criterion"])
 
 
-def coincide(row: Row) -> bool:
-    """Whether the predicted interval and the measured bracket of a row of table `thresholds` have a point in common."""
-    return row["predicted_lower"] <= row["empirical_upper"] and row["empirical_lower"] <= row["predicted_upper"]
-
-
-def _interval(value: float, lower: float, upper: float) -> str:
-    return f"{value:.3f} [{lower:.3f}, {upper:.3f}]"
-
-
-def _wanted(thresholds: Iterable[Row], stage: str = "one_shot") -> list[Row]:
-    """Thresholds of global magnitude pruning, which is what predictions are of."""
-    return [row for row in thresholds if row["method"] == "magnitude" and row["stage"] == stage]
-
-
-def _criteria(rows: Sequence[Row]) -> list[str]:
-    return sorted({row["criterion"] for row in rows}, key=lambda name: (name.startswith("accuracy"), name))
-
-
-def prediction_tables(thresholds: Iterable[Row]) -> str:
+def prediction_tables(thresholds: pd.DataFrame) -> str:
     """For every run a table: predictions of each seed beside the measured thresholds, with intervals."""
-    rows, text = _wanted(thresholds), []
-    for run in sorted({row["run"] for row in rows}):
-        part = [row for row in rows if row["run"] == run]
-        criteria, lines = _criteria(part), []
-        for seed in sorted({row["seed"] for row in part}):
-            own = [row for row in part if row["seed"] == seed]
-            measured = {row["criterion"]: row for row in own}
-            cells = [
-                "never missed"
-                if row["empirical_upper"] >= 1
-                else f"{row['empirical_lower']:.3f} to {row['empirical_upper']:.3f}"
-                for row in (measured[name] for name in criteria)
-            ]
-            lines.append([seed, "**measured**", *cells])
-            for predictor, operator in sorted({(row["predictor"], row["operator"]) for row in own}):
-                found = {r["criterion"]: r for r in own if (r["predictor"], r["operator"]) == (predictor, operator)}
-                any_ = next(iter(found.values()))
-                value = _interval(any_["predicted"], any_["predicted_lower"], any_["predicted_upper"])
-                marks = [
-                    f"{found[name]['gap']:+.3f}{' (inside)' if coincide(found[name]) else ''}" for name in criteria
-                ]
-                lines.append(["", f"`{predictor}`, {operator}: {value}", *marks])
-        text += [f"### `{run}`", "", markdown_table(["seed", "prediction [interval]", *criteria], lines)]
+    text = []
+    for run, part in with_agreement(thresholds).groupby("run"):
+        lines = []
+        for seed, own in part.groupby("seed"):
+            lines.append({"seed": seed, "prediction [interval]": "**measured**"})
+            for row in own.drop_duplicates("criterion").itertuples():
+                bracket = f"{row.empirical_lower:.3f} to {row.empirical_upper:.3f}"
+                lines[-1][row.criterion] = bracket if row.empirical_upper < 1 else "never missed"
+            for (predictor, operator), rows in own.groupby(["predictor", "operator"]):
+                value = "{:.3f} [{:.3f}, {:.3f}]".format(*rows.iloc[0][PREDICTED])
+                lines.append({"seed": "", "prediction [interval]": f"`{predictor}`, {operator}: {value}"})
+                for row in rows.itertuples():
+                    lines[-1][row.criterion] = f"{row.gap:+.3f}{' (inside)' if row.met else ''}"
+        text += [f"### `{run}`", "", markdown_table(lines)]
     return "\n".join(text)
 
 
-def agreement_table(thresholds: Iterable[Row]) -> str:
+def agreement_table(thresholds: pd.DataFrame) -> str:
     """For every run, predictor and criterion: in how many seeds interval and bracket meet, and the mean gap."""
-    rows, lines = _wanted(thresholds), []
-    criteria = _criteria(rows)
-    for run, predictor, operator in sorted({(r["run"], r["predictor"], r["operator"]) for r in rows}):
-        own = [r for r in rows if (r["run"], r["predictor"], r["operator"]) == (run, predictor, operator)]
-        cells = []
-        for name in criteria:
-            found = [row for row in own if row["criterion"] == name]
-            met = sum(coincide(row) for row in found)
-            cells.append(f"{met} of {len(found)}, {fmean(row['gap'] for row in found):+.3f}")
-        wide = fmean(row["predicted_upper"] - row["predicted_lower"] for row in own)
-        lines.append([f"`{run}`", f"`{predictor}`", operator, f"{wide:.3f}", *cells])
-    return markdown_table(["run", "predictor", "operator", "interval's width", *criteria], lines)
-
-
-def accuracy_table(comparison: Iterable[Row], network: str) -> str:
-    """Test accuracy of every method on a network, with and without l1, at the sparsities that were fine-tuned."""
-    rows = [row for row in comparison if row["network"] == network]
-    columns = sorted({row["sparsity"] for row in rows if row["stage"] == "fine_tuned"})
-    groups: dict[tuple, dict[float, Row]] = {}
-    for row in rows:
-        if row["sparsity"] in columns:
-            groups.setdefault((row["stage"], row["method"], row["l1"]), {})[row["sparsity"]] = row
-    best = {s: max(found[s]["accuracy_mean"] for found in groups.values() if s in found) for s in columns}
     lines = []
-    for (stage, method, l1), found in sorted(groups.items(), key=lambda item: (item[0][0], item[0][1], -item[0][2])):
-        cells = []
-        for s in columns:
-            text = f"{found[s]['accuracy_mean']:.1f} ± {found[s]['accuracy_std']:.1f}" if s in found else ""
-            cells.append(f"**{text}**" if s in found and found[s]["accuracy_mean"] == best[s] else text)
-        spent = sorted({round(row["epochs"]) for row in found.values()})
+    for (run, predictor, operator), own in with_agreement(thresholds).groupby(["run", "predictor", "operator"]):
+        width = (own.predicted_upper - own.predicted_lower).mean()
+        lines.append({"run": f"`{run}`", "predictor": f"`{predictor}`", "operator": operator})
+        lines[-1] |= {"interval's width": f"{width:.3f}"}
+        for criterion, rows in own.groupby("criterion", sort=False):
+            lines[-1][criterion] = f"{rows.met.sum()} of {len(rows)}, {rows.gap.mean():+.3f}"
+    return markdown_table(lines)
+
+
+def accuracy_table(comparison: pd.DataFrame, network: str) -> str:
+    """Test accuracy of every method on a network, with and without l1, at the sparsities that were fine-tuned."""
+    rows = comparison[comparison.network == network]
+    columns = sorted(rows.sparsity[rows.stage == "fine_tuned"].unique())
+    rows = rows[rows.sparsity.isin(columns)]
+    best = rows.groupby("sparsity").accuracy_mean.transform("max")
+    text = [f"{mean:.1f} ± {std:.1f}" for mean, std in zip(rows.accuracy_mean, rows.accuracy_std, strict=True)]
+    text = np.where(rows.accuracy_mean == best, [f"**{cell}**" for cell in text], text)
+    rows = rows.assign(text=text, order=-rows.l1)
+    lines = []
+    for (stage, method, order), part in rows.groupby(["stage", "method", "order"]):
+        spent = sorted({round(epochs) for epochs in part.epochs})
         epochs = str(spent[0]) if len(spent) == 1 else f"{spent[0]} to {spent[-1]}"
-        lines.append([stage, f"`{method}`", f"{l1:g}", epochs, *cells])
-    return markdown_table(["stage", "method", "l1", "epochs", *(f"{s:g}" for s in columns)], lines)
+        cells = dict(zip(part.sparsity, part.text, strict=True))
+        lines.append({"stage": stage, "method": f"`{method}`", "l1": f"{-order:g}", "epochs": epochs})
+        lines[-1] |= {f"{sparsity:g}": cells.get(sparsity, "") for sparsity in columns}
+    return markdown_table(lines)
 
 
 def main() -> None:
@@ -113,12 +89,12 @@ def main() -> None:
     parser.add_argument("tables", nargs="?", type=Path, default=TABLES, help="directory of Parquet tables")
     parser.add_argument("--page", type=Path, default=PAGE, help="markdown page to write")
     chosen = parser.parse_args()
-    thresholds = read_table("thresholds", chosen.tables / "thresholds.parquet").to_pylist()
-    comparison = read_table("comparison", chosen.tables / "comparison.parquet").to_pylist()
+    thresholds, comparison = (
+        read_table(name, chosen.tables / f"{name}.parquet").to_pandas() for name in ("thresholds", "comparison")
+    )
     replace_section(chosen.page, "agreement", agreement_table(thresholds))
     replace_section(chosen.page, "predictions", prediction_tables(thresholds))
-    networks = sorted({row["network"] for row in comparison})
-    parts = [f"### {network}\n\n{accuracy_table(comparison, network)}" for network in networks]
+    parts = [f"### {name}\n\n{accuracy_table(comparison, name)}" for name in sorted(set(comparison.network))]
     replace_section(chosen.page, "accuracies", "\n".join(parts))
 
 

@@ -16,7 +16,6 @@ that is no multiplication by a weight (activations, normalisation, pooling, sums
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,11 +26,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
-__all__ = ["Layer", "Peaks", "layers_of", "limits", "multiply_adds", "passes"]
+from .reporting import timed
 
-PRIMITIVES = ("forward", "backward_data", "backward_weights")
-_OTHER = {"forward": (1, 0, 0), "scratch": (3, 3, 2), "shared": (2, 2, 2)}
-_FIRST = {"forward": (1, 0, 0), "scratch": (2, 0, 1), "shared": (1, 0, 1)}
+# Passes over a layer for one forward pass, one product from scratch, and one that shares the primal passes.
+_OTHER = {"forward": 1, "scratch": 8, "shared": 6}
+_FIRST = {"forward": 1, "scratch": 3, "shared": 2}
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def layers_of(model: nn.Module, inputs: Tensor) -> list[Layer]:
     Raises:
         TypeError: for a transposed convolution or a padding by name.
     """
-    found: list[Layer] = []
+    layers: list[Layer] = []
 
     def hook(name: str, module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         convolution = None
@@ -76,7 +75,7 @@ def layers_of(model: nn.Module, inputs: Tensor) -> list[Layer]:
                 raise TypeError(f"{name}: transposed convolutions and paddings by name are not counted")
             convolution = (module.stride, module.padding, module.dilation, module.groups)
         weight = module.weight
-        found.append(
+        layers.append(
             Layer(
                 name,
                 output[0].numel() * weight[0].numel(),
@@ -98,24 +97,26 @@ def layers_of(model: nn.Module, inputs: Tensor) -> list[Layer]:
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return layers
 
 
-def passes(layer: Layer, kind: str) -> tuple[int, int, int]:
-    """How often each of ``PRIMITIVES`` is needed in ``layer``.
+def passes(layer: Layer, kind: str) -> int:
+    """How many passes a layer takes, of as many multiply-adds as its forward pass each.
 
-    ``kind``: ``"forward"`` for a forward pass, ``"scratch"`` or ``"shared"`` for a product.
+    Args:
+        layer: of a network.
+        kind: ``"forward"`` for a forward pass, ``"scratch"`` or ``"shared"`` for a product.
     """
     return (_FIRST if layer.first else _OTHER)[kind]
 
 
 def multiply_adds(layers: Sequence[Layer], kind: str) -> int:
     """Multiply-adds of one product (or forward pass) for one sample; ``kind`` as in :func:`passes`."""
-    return sum(sum(passes(layer, kind)) * layer.multiply_adds for layer in layers)
+    return sum(passes(layer, kind) * layer.multiply_adds for layer in layers)
 
 
 def _calls(layer: Layer, batch: int, memory_format: torch.memory_format) -> list[Any]:
-    """The three primitives of a layer on random data, ready to be called."""
+    """Forward pass, gradient of the input and gradient of the weights of a layer on random data, ready to be called."""
 
     def normal(*shape: int) -> Tensor:
         tensor = torch.randn(shape)
@@ -142,11 +143,11 @@ def _calls(layer: Layer, batch: int, memory_format: torch.memory_format) -> list
 
 
 class Peaks:
-    """Best rates (FLOP/s) seen for each primitive of each layer, over batch sizes, memory formats and measurements."""
+    """Best rates (FLOP/s) seen for each layer, over its three passes, batch sizes, memory formats and measurements."""
 
     def __init__(self, layers: Sequence[Layer], batch_sizes: Sequence[int], repeats: int = 2):
         self.layers, self.batch_sizes, self.repeats = list(layers), list(batch_sizes), repeats
-        self._rates: dict[tuple, list[float]] = {layer.shapes: [0.0] * len(PRIMITIVES) for layer in layers}
+        self._rates = {layer.shapes: 0.0 for layer in layers}
 
     @torch.no_grad()
     def measure(self) -> None:
@@ -156,49 +157,30 @@ class Peaks:
             flat = layer.convolution is None or len(layer.input_shape) != 3
             for memory_format in (torch.contiguous_format,) if flat else (torch.contiguous_format, torch.channels_last):
                 for batch in self.batch_sizes:
-                    for index, call in enumerate(_calls(layer, batch, memory_format)):
+                    for call in _calls(layer, batch, memory_format):
                         call()
-                        seconds = min(_seconds(call) for _ in range(self.repeats))
-                        rate = 2 * layer.multiply_adds * batch / seconds
-                        self._rates[shapes][index] = max(self._rates[shapes][index], rate)
+                        seconds = min(timed(call)[0] for _ in range(self.repeats))
+                        self._rates[shapes] = max(self._rates[shapes], 2 * layer.multiply_adds * batch / seconds)
 
-    def rates(self, layer: Layer) -> list[float]:
-        """Best rate of each of ``PRIMITIVES``."""
+    def rate(self, layer: Layer) -> float:
+        """The best rate of a layer."""
         return self._rates[layer.shapes]
 
 
-def _seconds(call: Any) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def limits(peaks: Peaks, samples: int) -> dict[str, float]:
+    """The limits in seconds, and how many multiplications they stand for.
 
+    Args:
+        peaks: after at least one measurement.
+        samples: how many a product is over.
 
-def limits(peaks: Peaks, samples: int) -> dict[str, Any]:
-    """The limits in seconds for ``samples`` samples, and what they are made of.
-
-    ``forward``, the unit in which products are compared, is the time of one forward pass's multiplications. Peak of a
-    layer is the best rate of its three primitives; under ``*_own_rates`` each primitive has its own best rate.
+    Returns:
+        Seconds under ``forward`` (the unit in which products are compared: the multiplications of one forward pass),
+        ``scratch`` and ``shared``; the same as multiples of a forward pass under ``*_forward_units``.
     """
-    layers = peaks.layers
-    result: dict[str, Any] = {}
-    total = sum(layer.multiply_adds for layer in layers)
-    for kind in ("forward", "scratch", "shared"):
-        result[kind] = sum(
-            2 * samples * layer.multiply_adds * sum(passes(layer, kind)) / max(peaks.rates(layer)) for layer in layers
-        )
-        result[f"{kind}_own_rates"] = sum(
-            2 * samples * layer.multiply_adds * count / rate
-            for layer in layers
-            for count, rate in zip(passes(layer, kind), peaks.rates(layer), strict=True)
-        )
+    layers, result = peaks.layers, {}
+    total = multiply_adds(layers, "forward")
+    for kind in _OTHER:
+        result[kind] = sum(2 * samples * multiply_adds([layer], kind) / peaks.rate(layer) for layer in layers)
         result[f"{kind}_forward_units"] = multiply_adds(layers, kind) / total
-    result["multiply_adds_per_sample"] = total
-    result["layers"] = {
-        layer.name: {
-            "multiply_adds": layer.multiply_adds,
-            "first": layer.first,
-            "gflops": {name: round(rate / 1e9, 1) for name, rate in zip(PRIMITIVES, peaks.rates(layer), strict=True)},
-        }
-        for layer in layers
-    }
-    return result
+    return {**result, "multiply_adds_per_sample": total}

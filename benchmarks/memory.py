@@ -13,18 +13,15 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from .reporting import environment, markdown_table, print_table, publish
+from .reporting import arguments_of, markdown_table, publish, timed
 
-NAME = "memory"
 SETTINGS = {"no basis": (False, "device"), "basis in memory": (True, "host"), "basis on disk": (True, "disk")}
-_HEADER = ("setting", "weights", "products", "peak of anonymous memory, GB", "with mapped files, GB", "seconds")
 _SAMPLES = 16
 _MEMORY_MB = 256
 
@@ -48,48 +45,48 @@ def run(reorthogonalize: bool, storage: str, steps: int) -> dict[str, Any]:
         while not done.wait(0.02):
             peaks[:] = [max(pair) for pair in zip(peaks, resident(), strict=True)]
 
+    def lanczos() -> dict[str, int]:
+        torch.manual_seed(0)
+        model = models.build("resnet50", (3, 32, 32), 10).eval()
+        data = torch.randn(_SAMPLES, 3, 32, 32), torch.randint(10, (_SAMPLES,))
+        matrix = curvature_operator(model, functional.cross_entropy, data, memory_mb=_MEMORY_MB)
+        basis = {"reorthogonalize": reorthogonalize, "storage": storage}
+        spectrum = probe_spectra(matrix, steps=steps, probes=[0], seed=0, **basis)
+        return {"dimension": spectrum.dimension, "products": matrix.products}
+
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    start = time.perf_counter()
-    torch.manual_seed(0)
-    model = models.build("resnet50", (3, 32, 32), 10).eval()
-    data = torch.randn(_SAMPLES, 3, 32, 32), torch.randint(10, (_SAMPLES,))
-    matrix = curvature_operator(model, functional.cross_entropy, data, memory_mb=_MEMORY_MB)
-    spectrum = probe_spectra(matrix, steps=steps, probes=[0], seed=0, reorthogonalize=reorthogonalize, storage=storage)
+    seconds, sizes = timed(lanczos)
     done.set()
     watcher.join()
-    return {
-        "dimension": spectrum.dimension,
-        "products": matrix.products,
-        "anonymous": peaks[0],
-        "resident": peaks[1],
-        "seconds": time.perf_counter() - start,
-    }
+    return {**sizes, "anonymous": peaks[0], "resident": peaks[1], "seconds": seconds}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: list[str] | None = None) -> None:
+    parser = arguments_of("memory", __doc__)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--output", type=Path, help="a directory instead of the repository's docs and benchmarks")
     parser.add_argument("--setting", choices=SETTINGS, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.setting:
-        print(json.dumps(run(*SETTINGS[arguments.setting], arguments.steps)))
+    options = parser.parse_args(arguments)
+    if options.setting:
+        print(json.dumps(run(*SETTINGS[options.setting], options.steps)))
         return
-    found = {}
+    settings = {}
     for setting in SETTINGS:
-        command = [sys.executable, "-m", "benchmarks.memory", "--setting", setting, "--steps", str(arguments.steps)]
-        found[setting] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        command = [sys.executable, "-m", "benchmarks.memory", "--setting", setting, "--steps", str(options.steps)]
+        settings[setting] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     rows = [
-        [
-            setting, f"{row['dimension']:,}", row["products"], f"{row['anonymous'] / 1e9:.2f}",
-            f"{row['resident'] / 1e9:.2f}", f"{row['seconds']:.0f}",
-        ]
-        for setting, row in found.items()
-    ]  # fmt: skip
-    print_table("Memory", _HEADER, rows)
-    record = {"environment": environment(), "steps": arguments.steps, "settings": found}
-    publish(NAME, record, markdown_table(_HEADER, rows), arguments.output, "speed.md")
+        {
+            "setting": setting,
+            "weights": f"{row['dimension']:,}",
+            "products": row["products"],
+            "peak of anonymous memory, GB": f"{row['anonymous'] / 1e9:.2f}",
+            "with mapped files, GB": f"{row['resident'] / 1e9:.2f}",
+            "seconds": f"{row['seconds']:.0f}",
+        }
+        for setting, row in settings.items()
+    ]
+    record = {"steps": options.steps, "settings": settings}
+    publish("memory", record, markdown_table(rows), options.output, "speed.md")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,7 @@ from gwprune.curvature.graphs import saved_bytes
 from gwprune.curvature.operator import curvature_operator
 from gwprune.network.prunable import PrunableSet
 
-__all__ = ["CONTENDERS", "Contender", "graph_bytes", "prepare", "pyhessian_operator", "split"]
-
+REBUILT_MB = 1  # too little to keep any graph
 Product = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -60,14 +59,12 @@ def graph_bytes(model: nn.Module, loss_fn: Loss, inputs: Tensor, targets: Tensor
     return (sizes[1] - sizes[0]) / 2
 
 
-def gwprune(model: nn.Module, loss_fn: Loss, inputs: Tensor, targets: Tensor, batch_size: int | None) -> Product:
-    operator = curvature_operator(model, loss_fn, (inputs, targets), batch_size=batch_size)
-    return lambda vector: operator @ vector
+def _gwprune(**options: int) -> Callable[..., Product]:
+    def make(model: nn.Module, loss_fn: Loss, inputs: Tensor, targets: Tensor, batch_size: int | None) -> Product:
+        operator = curvature_operator(model, loss_fn, (inputs, targets), batch_size=batch_size, **options)
+        return lambda vector: operator @ vector
 
-
-def gwprune_rebuilt(model: nn.Module, loss_fn: Loss, inputs: Tensor, targets: Tensor, batch_size: int) -> Product:
-    operator = curvature_operator(model, loss_fn, (inputs, targets), batch_size=batch_size, memory_mb=1)
-    return lambda vector: operator @ vector
+    return make
 
 
 def double_backward(model: nn.Module, loss_fn: Loss, inputs: Tensor, targets: Tensor, batch_size: int) -> Product:
@@ -193,8 +190,8 @@ class Contender:
 
 
 CONTENDERS: dict[str, Contender] = {
-    "gwprune": Contender(gwprune, "gwprune", batches="own", keeps=True, ours=True),
-    "gwprune_rebuilt": Contender(gwprune_rebuilt, "gwprune", ours=True),
+    "gwprune": Contender(_gwprune(), "gwprune", batches="own", keeps=True, ours=True),
+    "gwprune_rebuilt": Contender(_gwprune(memory_mb=REBUILT_MB), "gwprune", ours=True),
     "double_backward": Contender(double_backward),
     "jvp_of_grad": Contender(jvp_of_grad),
     "curvlinops": Contender(curvlinops, "curvlinops-for-pytorch"),

@@ -9,11 +9,8 @@ codimension, and the median over trials is the codimension of probability 1/2.
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,11 +22,10 @@ import gwprune
 
 from .ellipsoids import Case, Ellipsoid, cases, critical_codimension, ellipsoid
 from .phase_figure import draw
-from .reporting import destination, environment, exit_status, markdown_table, print_table, publish
+from .reporting import arguments_of, destination, exit_status, markdown_table, publish, timed
 
 TOLERANCE = 0.02
 PROBES = 64  # leaves the statistical dimension a standard error below 0.005
-NAME = "phase_transition"
 
 
 def observed_transition(shape: Ellipsoid, trials: int, rng: np.random.Generator) -> dict[str, float]:
@@ -87,35 +83,21 @@ def misses(rows: list[dict[str, Any]], column: str = "statistical_dimension") ->
     ]
 
 
-HEADER = (
-    "spectrum",
-    "centre",
-    "distance",
-    "observed",
-    "its 95% interval",
-    "statistical dimension",
-    "error",
-    "with the defaults",
-    "width",
-    "error of width",
-)
-
-
-def table(rows: list[dict[str, Any]]) -> list[list[str]]:
+def table(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     """The rows for people."""
     return [
-        [
-            row["spectrum"],
-            row["direction"],
-            f"{row['distance']:g}",
-            f"{row['observed']:.3f}",
-            f"[{row['observed_lower']:.3f}, {row['observed_upper']:.3f}]",
-            f"{row['statistical_dimension']:.3f}",
-            f"{row['statistical_dimension'] - row['observed']:+.3f}",
-            f"{row['default_statistical_dimension']:.3f}",
-            f"{row['width']:.3f}",
-            f"{row['width'] - row['observed']:+.3f}",
-        ]
+        {
+            "spectrum": row["spectrum"],
+            "centre": row["direction"],
+            "distance": f"{row['distance']:g}",
+            "observed": f"{row['observed']:.3f}",
+            "its 95% interval": f"[{row['observed_lower']:.3f}, {row['observed_upper']:.3f}]",
+            "statistical dimension": f"{row['statistical_dimension']:.3f}",
+            "error": f"{row['statistical_dimension'] - row['observed']:+.3f}",
+            "with the defaults": f"{row['default_statistical_dimension']:.3f}",
+            "width": f"{row['width']:.3f}",
+            "error of width": f"{row['width'] - row['observed']:+.3f}",
+        }
         for row in rows
     ]
 
@@ -134,31 +116,24 @@ def section(rows: list[dict[str, Any]], dimension: int, trials: int) -> str:
         f"{_errors(rows, 'width')}.\n\n"
         f"With the defaults of 128 steps and 16 probes, off by more than {TOLERANCE}: {'; '.join(defaults) or 'none'}."
         "\n\n"
-        f"{markdown_table(HEADER, table(rows))}"
+        f"{markdown_table(table(rows))}"
     )
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.phase_transition", description=__doc__.split("\n")[0])
-    parser.add_argument("--dimension", type=int, default=400, help="D, at least 40 (default %(default)s)")
-    parser.add_argument("--trials", type=int, default=100, help="per case, at least 50 (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default %(default)s)")
-    parser.add_argument("--output", type=Path, help="directory for all files, instead of the places in this checkout")
-    options = parser.parse_args(arguments)
-    if options.dimension < 40 or options.trials < 50 or options.seed < 0:
-        parser.error("the dimension must be at least 40, the trials at least 50, the seed not negative")
-    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the study; the exit status is 1 when a statistical dimension misses the observed transition."""
-    options = parse(arguments)
+    parser = arguments_of("phase_transition", __doc__)
+    parser.add_argument("--dimension", type=int, default=400, help="D, at least 40 (default %(default)s)")
+    parser.add_argument("--trials", type=int, default=100, help="per case, at least 50 (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default %(default)s)")
+    options = parser.parse_args(arguments)
+    if options.dimension < 40 or options.trials < 50 or options.seed < 0:
+        parser.error("the dimension must be at least 40, the trials at least 50, the seed not negative")
     torch.set_num_threads(1)
-    started = time.perf_counter()
     chosen = list(cases())
     seeds = np.random.SeedSequence(options.seed).spawn(len(chosen))
     progress = tqdm(list(zip(chosen, seeds, strict=True)), unit="case", disable=None)
-    rows = [study(case, options.dimension, options.trials, seed) for case, seed in progress]
+    seconds, rows = timed(lambda: [study(case, options.dimension, options.trials, seed) for case, seed in progress])
     record = {
         "dimension": options.dimension,
         "trials": options.trials,
@@ -166,14 +141,11 @@ def main(arguments: list[str] | None = None) -> int:
         "seed": options.seed,
         "tolerance": TOLERANCE,
         "cases": rows,
-        "environment": environment(),
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(seconds, 1),
     }
-    publish(NAME, record, section(rows, options.dimension, options.trials), options.output)
-    draw(rows, destination(NAME, ".svg", options.output), options.dimension)
-    print_table("Codimension / D at which half of the random subspaces meet the ellipsoid", HEADER, table(rows))
-    for line in misses(rows, "default_statistical_dimension"):
-        print(f"note, default steps and probes: {line}")
+    text = section(rows, options.dimension, options.trials)
+    publish("phase_transition", record, text, options.output, "certificate.md")
+    draw(rows, destination("phase_transition", ".svg", options.output), options.dimension)
     return exit_status([f"{line} (tolerance {TOLERANCE})" for line in misses(rows)])
 
 

@@ -1,12 +1,11 @@
 """Seconds of one Hessian-vector product: gwprune, other libraries and the arithmetic limit, side by side.
 
 python -m benchmarks.products                  FC5, VGG-16 and ResNet-18; JSON, and tables in docs/speed.md
-python -m benchmarks.products --quick --no-docs --output /tmp/quick
+python -m benchmarks.products --quick --output /tmp/quick
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import sys
@@ -19,12 +18,11 @@ from torch import Tensor
 
 from benchmarks.contest import BLOCK, LANCZOS_STEPS, TOLERANCE, Case, Disagreement, run
 from benchmarks.peers import CONTENDERS
-from benchmarks.reporting import environment, markdown_table, replace_section, write_json
+from benchmarks.reporting import arguments_of, environment, exit_status, markdown_table, publish
 from gwprune import datasets, models
 from gwprune.datasets.mnist import DEBIAN_DIR
 from gwprune.jobs import artifacts
 
-ROOT = Path(__file__).resolve().parents[1]
 NETWORKS = ("fc5", "vgg16", "resnet18")
 QUICK = ("quick_fc", "quick_conv")
 BLOCK_GOAL = 0.75
@@ -66,13 +64,8 @@ def cases(names: Iterable[str], network_file: Path | None) -> list[Callable[[], 
     return [known.get(name, lambda name=name: convolutional(name)) for name in names]
 
 
-def ratio_goal(name: str) -> float:
-    """The goal for seconds over the limit."""
-    return 1.15 if "fc" in name else 1.5
-
-
-def goals(name: str, result: dict[str, Any]) -> list[tuple[str, str, float, float, bool]]:
-    """(network, what, value, goal, met) for each goal of a network."""
+def goals(name: str, result: dict[str, Any]) -> list[tuple[str, str, float, float]]:
+    """(network, what, value, goal) for each goal of a network, met by a value that is not above it."""
     timed = {key: part for key, part in result["contenders"].items() if "error" not in part}
     peers = {
         key: part
@@ -81,23 +74,18 @@ def goals(name: str, result: dict[str, Any]) -> list[tuple[str, str, float, floa
     }
     if "gwprune" not in timed:
         return []
-    ours = timed["gwprune"]
-    limit, goal = result["limit"]["scratch"], ratio_goal(name)
+    ours, limit, goal = timed["gwprune"], result["limit"]["scratch"], 1.15 if "fc" in name else 1.5
     rows = [
-        (name, f"{label} / limit from scratch", ours[key] / limit, goal, ours[key] <= goal * limit)
+        (name, f"{label} / limit from scratch", ours[key] / limit, goal)
         for key, label in (("first", "first product"), ("run", f"one of {LANCZOS_STEPS}"))
     ]
     for key, label in (("single", "set-up and first product"), ("run", f"one of {LANCZOS_STEPS}")):
-        best = min(peers, key=lambda peer: peers[peer][key], default=None)
-        if best:
+        if best := min(peers, key=lambda peer: peers[peer][key], default=None):
             value = ours[key] / peers[best][key]
-            rows.append((name, f"{label} / that of the fastest peer ({best})", value, 1.0, value <= 1))
-    if result["block"]:
-        labels = {"kept": "graphs there", "fresh": "fresh operator", "rebuilt": "no graphs kept"}
-        for key, value in result["block"].items():
-            rows.append(
-                (name, f"probe in a block of {BLOCK} / single, {labels[key]}", value, BLOCK_GOAL, value <= 0.75)
-            )
+            rows.append((name, f"{label} / that of the fastest peer ({best})", value, 1.0))
+    labels = {"kept": "graphs there", "fresh": "fresh operator", "rebuilt": "no graphs kept"}
+    for key, value in (result["block"] or {}).items():
+        rows.append((name, f"probe in a block of {BLOCK} / single, {labels[key]}", value, BLOCK_GOAL))
     return rows
 
 
@@ -105,49 +93,54 @@ def network_table(result: dict[str, Any]) -> str:
     """Seconds and ratios of every contender, with the limits as the last rows."""
     limit = result["limit"]
     ours = result["contenders"]["gwprune"].get("run")
+    per_run = f"one of {LANCZOS_STEPS}"
 
-    def cells(label: str, batch: Any, setup: str, first: float, later: float, run: float) -> list[Any]:
-        return [
-            label, batch, setup, f"{first:.3g}", f"{later:.3g}", f"{run:.3g}", f"{run / limit['forward']:.2f}",
-            f"{first / limit['scratch']:.2f}", f"{run / limit['scratch']:.2f}", f"{run / ours:.3g}" if ours else "",
-        ]  # fmt: skip
+    def cells(label: str, batch: Any, setup: str, first: float, later: float, run: float) -> dict[str, Any]:
+        return {
+            "way": label,
+            "batch": batch,
+            "set-up s": setup,
+            "first s": f"{first:.3g}",
+            "later s": f"{later:.3g}",
+            f"{per_run} s": f"{run:.3g}",
+            "in forward passes": f"{run / limit['forward']:.2f}",
+            "first / limit": f"{first / limit['scratch']:.2f}",
+            f"{per_run} / limit": f"{run / limit['scratch']:.2f}",
+            "/ gwprune": f"{run / ours:.3g}" if ours else "",
+        }
 
+    scratch, shared = limit["scratch"], limit["shared"]
+    over_run = (scratch + (LANCZOS_STEPS - 1) * shared) / LANCZOS_STEPS
+    limits = [
+        cells("limit, every product from scratch", "", "", scratch, scratch, scratch),
+        cells("limit, primal passes shared", "", "", scratch, shared, over_run),
+    ]
     rows = []
     for name, part in result["contenders"].items():
         if "error" in part:
-            rows.append([name, *[""] * 8, part["error"].splitlines()[0][:120]])
+            rows.append({**dict.fromkeys(limits[0], ""), "way": name, "/ gwprune": part["error"].splitlines()[0][:120]})
             continue
         label = name if CONTENDERS[name].exact else f"{name} (relative error {part['relative_error']:.1g})"
         batch = part["batch_size"] or "own"
         rows.append(cells(label, batch, f"{part['setup']:.3g}", part["first"], part["later"], part["run"]))
-    scratch, shared = limit["scratch"], limit["shared"]
-    over_run = (scratch + (LANCZOS_STEPS - 1) * shared) / LANCZOS_STEPS
-    rows.append(cells("limit, every product from scratch", "", "", scratch, scratch, scratch))
-    rows.append(cells("limit, primal passes shared", "", "", scratch, shared, over_run))
-    header = (
-        "way", "batch", "set-up s", "first s", "later s", f"one of {LANCZOS_STEPS} s", "in forward passes",
-        "first / limit", f"one of {LANCZOS_STEPS} / limit", "/ gwprune",
-    )  # fmt: skip
-    return markdown_table(header, rows)
+    return markdown_table([*rows, *limits])
 
 
 def section(results: dict[str, Any]) -> str:
     """The generated part of docs/speed.md."""
     machine = results["environment"]
+    versions = {c.distribution: c.version or "not installed" for c in CONTENDERS.values() if c.distribution != "torch"}
+    words = [
+        {"network": network, "measure of gwprune": what, "value": f"{value:.2f}", "goal, at most": f"{goal:.2f}"}
+        | {"met": "yes" if value <= goal else "no"}
+        for name, result in results["networks"].items()
+        for network, what, value, goal in goals(name, result)
+    ]
     parts = [
         f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}; "
-        + ", ".join(
-            f"{contender.distribution} {contender.version or 'not installed'}"
-            for contender in {c.distribution: c for c in CONTENDERS.values()}.values()
-            if contender.distribution != "torch"
-        )
-        + "."
+        f"{', '.join(f'{package} {version}' for package, version in versions.items())}.",
+        markdown_table(words),
     ]
-    rows = [row for name, result in results["networks"].items() for row in goals(name, result)]
-    words = [
-        (name, what, f"{value:.2f}", f"{goal:.2f}", "yes" if met else "no") for name, what, value, goal, met in rows
-    ]
-    parts.append(markdown_table(("network", "measure of gwprune", "value", "goal, at most", "met"), words))
     for name, result in results["networks"].items():
         limit = result["limit"]
         parts.append(
@@ -160,16 +153,14 @@ def section(results: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.products", description=__doc__.splitlines()[0])
+    """Run the contest on each network; the exit status is 1 when a way to form the product gives another vector."""
+    parser = arguments_of("products", __doc__)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--quick", action="store_true", help="tiny networks, to test the program")
     parser.add_argument("--rounds", type=int, help="turns of every contender (default: 3 for fc5, 2 for convolutions)")
     parser.add_argument("--network-file", type=Path, help="trained network for fc5, as `gwprune` stores it")
     parser.add_argument("--memory-gb", type=float, default=8, help="no batch whose product needs more (default: 8)")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder of products.json")
-    parser.add_argument("--no-docs", action="store_true", help="leave docs/speed.md as it is")
     options = parser.parse_args(arguments)
-
     results: dict[str, Any] = {"environment": environment(), "load_before": os.getloadavg(), "networks": {}}
     names = QUICK if options.quick else options.networks
     for build in cases(names, options.network_file):
@@ -180,16 +171,11 @@ def main(arguments: list[str] | None = None) -> int:
                 case, options.rounds or case.rounds, options.memory_gb, lambda line: print(line, file=sys.stderr)
             )
         except Disagreement as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        # After every network: an interrupted run leaves what it has.
+            return exit_status([str(error)])
         results["load_after"] = os.getloadavg()
         results["peak_memory_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        write_json(options.output / "products.json", results)
-    text = section(results)
-    print(text)
-    if not options.no_docs:
-        replace_section(ROOT / "docs" / "speed.md", "products", text)
+        # After every network: an interrupted run leaves what it has.
+        publish("products", results, section(results), options.output, "speed.md")
     return 0
 
 

@@ -10,12 +10,10 @@ into the loss; `l1 in the gradient` stands for the fastest such loop.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,13 +28,11 @@ from gwprune.datasets.mnist import DEBIAN_DIR
 from gwprune.network.prunable import PrunableSet
 from gwprune.training.train import Recipe, train
 
-from .reporting import environment, markdown_table, publish
+from .reporting import arguments_of, environment, markdown_table, publish
 
-NAME = "training"
 SHARE_GOAL, RATIO_GOAL = 0.8, 1.0
 PRODUCTS = ("aten::mm", "aten::addmm")
 RECIPE = Recipe(epochs=10_000, batch_size=128, lr=0.01, momentum=0.9, schedule="constant", l1=5e-5)
-_HEADER = ("way", "s", "processor s", "gwprune / this", "by processor s", f"at most {RATIO_GOAL:g}", "in products")
 
 Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
@@ -99,9 +95,9 @@ def ways(split: DeviceSplit, network: Callable[[], nn.Module]) -> dict[str, Call
 
 def shares(epoch: Callable[[], None]) -> dict[str, Any]:
     """Time of an epoch's operations by torch.profiler: the share of matrix products, and the largest others."""
-    with profile(activities=[ProfilerActivity.CPU]) as found:
+    with profile(activities=[ProfilerActivity.CPU]) as events:
         epoch()
-    times = {event.key: event.self_cpu_time_total for event in found.key_averages()}
+    times = {event.key: event.self_cpu_time_total for event in events.key_averages()}
     total = sum(times.values())
     largest = sorted((key for key in times if key not in PRODUCTS), key=times.get, reverse=True)[:6]
     products = sum(times.get(key, 0) for key in PRODUCTS)
@@ -113,8 +109,8 @@ def shares(epoch: Callable[[], None]) -> dict[str, Any]:
 
 
 def measure(split: DeviceSplit, network: Callable[[], nn.Module], repeats: int, threads: int) -> dict[str, Any]:
-    """(seconds, processor seconds) of every way's epochs, in turns, and the middle one of three profiles of each."""
-    before = torch.get_num_threads()
+    """(seconds, processor seconds) of every way's epochs, in turns, and the middle of at most three profiles."""
+    before, profiled = torch.get_num_threads(), min(3, repeats)
     torch.set_num_threads(threads)
     try:
         epochs = ways(split, network)
@@ -127,7 +123,7 @@ def measure(split: DeviceSplit, network: Callable[[], nn.Module], repeats: int, 
                 if repeat:  # the first turn warms up
                     seconds[name].append((end[0] - start[0], end[1] - start[1]))
         profiles = {
-            name: sorted((shares(epoch) for _ in range(3)), key=lambda one: one["products"])[1]
+            name: sorted((shares(epoch) for _ in range(profiled)), key=lambda one: one["products"])[profiled // 2]
             for name, epoch in epochs.items()
         }
     finally:
@@ -135,58 +131,66 @@ def measure(split: DeviceSplit, network: Callable[[], nn.Module], repeats: int, 
     return {"seconds": seconds, "profiles": profiles, "load": os.getloadavg()}
 
 
-def tables(threads: str, result: dict[str, Any]) -> list[str]:
-    """Times and ratios of one number of threads, and where gwprune's time goes."""
-    seconds = result["seconds"]
+def table(result: dict[str, Any]) -> list[dict[str, str]]:
+    """Times and ratios of every way with one number of threads."""
     rows = []
-    for name, values in seconds.items():
+    for name, turns in result["seconds"].items():
         # Each turn's ratio: what slows the machine for a while slows both.
-        turns = zip(seconds["gwprune"], values, strict=True)
-        wall, processor = map(statistics.median, zip(*((a / c, b / d) for (a, b), (c, d) in turns), strict=True))
-        met = "" if name == "gwprune" else "yes" if wall <= RATIO_GOAL else "no"
-        medians = map(statistics.median, zip(*values, strict=True))
-        share = f"{result['profiles'][name]['products']:.1%}"
-        rows.append((name, *(f"{value:.3f}" for value in medians), f"{wall:.2f}", f"{processor:.2f}", met, share))
-    found = result["profiles"]["gwprune"]
-    share = found["products"]
-    others = ", ".join(f"`{key}` {value:.1%}" for key, value in found["others"].items())
-    epoch = statistics.median(wall for wall, _ in seconds["gwprune"])
-    word = "s" if threads != "1" else ""
-    return [
-        f"{threads} thread{word}:",
-        markdown_table(_HEADER, rows),
-        f"Matrix products: {share:.1%} of the time of gwprune's operations (goal {SHARE_GOAL:.0%}:"
-        f" {'met' if share >= SHARE_GOAL else 'missed'}), {found['product_seconds']:.3f} s where an epoch without the"
-        f" profiler takes {epoch:.3f} s; then {others}.",
+        ratios = [(a / c, b / d) for (a, b), (c, d) in zip(result["seconds"]["gwprune"], turns, strict=True)]
+        wall, processor = map(statistics.median, zip(*ratios, strict=True))
+        seconds, processor_seconds = map(statistics.median, zip(*turns, strict=True))
+        rows.append(
+            {
+                "way": name,
+                "s": f"{seconds:.3f}",
+                "processor s": f"{processor_seconds:.3f}",
+                "gwprune / this": f"{wall:.2f}",
+                "by processor s": f"{processor:.2f}",
+                f"at most {RATIO_GOAL:g}": "" if name == "gwprune" else "yes" if wall <= RATIO_GOAL else "no",
+                "in products": f"{result['profiles'][name]['products']:.1%}",
+            }
+        )
+    return rows
+
+
+def section(record: dict[str, Any], machine: dict[str, Any]) -> str:
+    """Markdown for the docs: a table for each number of threads, and where gwprune's time goes."""
+    repeats = len(next(iter(record["threads"].values()))["seconds"]["gwprune"])
+    parts = [
+        f"{machine['cpu']}, torch {machine['torch']}; {record['samples']:,} images ({record['data']}), {repeats} turns."
     ]
+    for threads, result in record["threads"].items():
+        own = result["profiles"]["gwprune"]
+        others = ", ".join(f"`{key}` {value:.1%}" for key, value in own["others"].items())
+        epoch = statistics.median(wall for wall, _ in result["seconds"]["gwprune"])
+        parts += [
+            f"{threads} thread{'s' if threads != '1' else ''}:",
+            markdown_table(table(result)),
+            f"Matrix products: {own['products']:.1%} of the time of gwprune's operations (goal {SHARE_GOAL:.0%}:"
+            f" {'met' if own['products'] >= SHARE_GOAL else 'missed'}), {own['product_seconds']:.3f} s where an epoch"
+            f" without the profiler takes {epoch:.3f} s; then {others}.",
+        ]
+    return "\n\n".join(parts)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
+    parser = arguments_of("training", __doc__)
     parser.add_argument("--repeats", type=int, default=7, help="turns of every way")
     parser.add_argument("--samples", type=int, default=12_800, help="images of an epoch")
     parser.add_argument("--threads", type=int, nargs="+", help="default: one, and as many as torch takes")
     parser.add_argument("--quick", action="store_true", help="a tiny network on random images, to test the program")
-    parser.add_argument("--output", type=Path, help="a directory instead of the repository's docs and benchmarks")
     options = parser.parse_args(arguments)
     split, data = images(512 if options.quick else options.samples, options.quick)
 
     def network() -> nn.Module:
         torch.manual_seed(0)
-        return (
-            models.build("fc", (1, 28, 28), 10, hidden=[32]) if options.quick else models.build("fc5", (1, 28, 28), 10)
-        )
+        name, settings = ("fc", {"hidden": [32]}) if options.quick else ("fc5", {})
+        return models.build(name, (1, 28, 28), 10, **settings)
 
     counts = options.threads or sorted({1, torch.get_num_threads()})
-    found = {str(threads): measure(split, network, options.repeats, threads) for threads in counts}
-    machine = environment()
-    parts = [f"{machine['cpu']}, torch {machine['torch']}; {len(split):,} images ({data}), {options.repeats} turns."]
-    for threads, result in found.items():
-        parts += tables(threads, result)
-    text = "\n\n".join(parts)
-    print(text)
-    record = {"environment": machine, "data": data, "samples": len(split), "threads": found}
-    publish(NAME, record, text, options.output, "speed.md")
+    threads = {str(count): measure(split, network, options.repeats, count) for count in counts}
+    record = {"data": data, "samples": len(split), "threads": threads}
+    publish("training", record, section(record, environment()), options.output, "speed.md")
 
 
 if __name__ == "__main__":

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
-from benchmarks.findings import accuracy_table, agreement_table, coincide, prediction_tables
+from benchmarks.findings import accuracy_table, agreement_table, prediction_tables, with_agreement
+
+from .helpers_tables import interval, row_of
 
 
-def threshold(seed: int, predicted: tuple, empirical: tuple, method: str = "magnitude", **changes) -> dict:
-    row = {"run": "net", "seed": seed, "predictor": "width", "operator": "hessian", "method": method}
-    row |= {"stage": "one_shot", "criterion": "loss_tolerance", "gap": predicted[0] - empirical[0]}
-    for name, values in (("predicted", predicted), ("empirical", empirical)):
-        row |= dict(zip((name, f"{name}_lower", f"{name}_upper"), values, strict=True))
-    return row | changes
+def threshold(seed: int, predicted: tuple, empirical: tuple, **changes) -> dict:
+    ends = {**interval("predicted", *predicted), **interval("empirical", *empirical)}
+    return row_of("thresholds", run="net", seed=seed, gap=predicted[0] - empirical[0], **ends, **changes)
 
 
 @pytest.mark.parametrize(
@@ -24,16 +24,18 @@ def threshold(seed: int, predicted: tuple, empirical: tuple, method: str = "magn
         ((0.5, 0.4, 0.6), (0.3, 0.3, 0.39), False),
     ],
 )
-def test_a_prediction_coincides_when_its_interval_meets_the_bracket(predicted, empirical, expected):
-    assert coincide(threshold(0, predicted, empirical)) == expected
+def test_a_prediction_agrees_when_its_interval_meets_the_bracket(predicted, empirical, expected):
+    assert with_agreement(pd.DataFrame([threshold(0, predicted, empirical)])).met.tolist() == [expected]
 
 
-ROWS = [
-    threshold(0, (0.5, 0.4, 0.6), (0.55, 0.55, 0.56)),
-    threshold(1, (0.5, 0.4, 0.6), (0.7, 0.7, 0.71)),
-    threshold(0, (0.5, 0.4, 0.6), (0.9, 0.9, 0.91), method="random"),
-    threshold(0, (0.5, 0.4, 0.6), (0.9, 0.9, 0.91), stage="fine_tuned"),
-]
+ROWS = pd.DataFrame(
+    [
+        threshold(0, (0.5, 0.4, 0.6), (0.55, 0.55, 0.56)),
+        threshold(1, (0.5, 0.4, 0.6), (0.7, 0.7, 0.71)),
+        threshold(0, (0.5, 0.4, 0.6), (0.9, 0.9, 0.91), method="random"),
+        threshold(0, (0.5, 0.4, 0.6), (0.9, 0.9, 0.91), stage="fine_tuned"),
+    ]
+)
 
 
 def test_agreement_counts_the_seeds_of_one_shot_magnitude_pruning_alone():
@@ -49,20 +51,15 @@ def test_every_seed_stands_beside_its_measurement():
 
 
 def test_accuracies_of_all_recipes_stand_in_one_table_with_the_best_in_bold():
-    def row(stage, method, l1, sparsity, mean, epochs):
-        return {"network": "fc5", "stage": stage, "method": method, "l1": l1, "sparsity": sparsity} | {
-            "accuracy_mean": mean, "accuracy_std": 0.5, "epochs": epochs,
-        }  # fmt: skip
-
-    text = accuracy_table(
-        [
-            row("fine_tuned", "magnitude", 1e-4, 0.9, 85.0, 15),
-            row("trained", "imp", 0.0, 0.9, 86.0, 20),
-            row("trained", "imp", 0.0, 0.5, 99.0, 10),
-            row("one_shot", "magnitude", 0.0, 0.9, 40.0, 10),
-        ],
-        "fc5",
-    )
+    values = [
+        ("fine_tuned", "magnitude", 1e-4, 0.9, 85.0, 15),
+        ("trained", "imp", 0.0, 0.9, 86.0, 20),
+        ("trained", "imp", 0.0, 0.5, 99.0, 10),
+        ("one_shot", "magnitude", 0.0, 0.9, 40.0, 10),
+    ]
+    names = ("stage", "method", "l1", "sparsity", "accuracy_mean", "epochs")
+    rows = [row_of("comparison", **dict(zip(names, row, strict=True))) for row in values]
+    text = accuracy_table(pd.DataFrame(rows), "fc")
     assert "0.5 |" not in text.splitlines()[0]
     assert "| trained | `imp` | 0 | 20 | **86.0 ± 0.5** |" in text
     assert "| fine_tuned | `magnitude` | 0.0001 | 15 | 85.0 ± 0.5 |" in text

@@ -93,13 +93,12 @@ def test_width_is_the_formula_of_the_matrix():
     [
         Case("flat", "random", 1.1),
         Case("power law 1", "soft", 1.1),
-        Case("exponential", "stiff", 30.0),
         Case("low rank", "random", 3.0),
     ],
     ids=str,
 )
 def test_statistical_dimension_is_the_observed_transition(case):
-    row = phase_transition.study(case, 120, 100, np.random.SeedSequence(7), probes=64)
+    row = phase_transition.study(case, 80, 100, np.random.SeedSequence(7), probes=64)
     assert row["statistical_dimension"] == pytest.approx(row["observed"], abs=0.03)
     assert row["first_quartile"] <= row["observed"] <= row["third_quartile"]
     assert row["observed_lower"] <= row["observed"] <= row["observed_upper"]
@@ -160,19 +159,19 @@ def test_cells_see_what_squared_width_returns(known, steps, probes):
 def test_intervals_of_a_small_matrix_hold(known):
     cells = coverage.study(known, 60, 0, steps=(4, 12), probes=(1, 2))
     assert len(cells) == 2 * 2 * len(coverage.WIDTHS)
-    for cell in cells:
-        assert cell.repetitions == 60
-        assert cell.quadrature_bounds == 60 * cell.probes
-        assert cell.failures() == []
-    header, rows = coverage.table(cells)
+    assert set(cells.repetitions) == {60}
+    assert list(cells.quadrature_bounds) == [60 * probes for probes in cells.probes]
+    assert coverage.failures(cells) == []
+    rows = coverage.table(cells)
     assert len(rows) == len(cells) / 2
-    assert all(len(row) == len(header) for row in rows)
+    assert {"held, 1 probe", "held, 2 probes"} < set(rows[0])
 
 
 def test_coverage_names_what_fails(known, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(coverage, "matrices", lambda seed: iter([known]))
     arguments = ["--repetitions", "20", "--output", str(tmp_path)]
-    monkeypatch.setattr(coverage.Cell, "required", 0.5)  # twenty repetitions say little
+    monkeypatch.setattr(coverage, "WIDTHS", (0.75,))
+    monkeypatch.setattr(coverage, "CONFIDENCE", 0.6)  # twenty repetitions say little
     assert coverage.main(arguments) == 0
     record = json.loads((tmp_path / "coverage.json").read_text())
     assert {cell["matrix"] for cell in record["cells"]} == {"small"}
@@ -192,38 +191,26 @@ def test_coverage_names_what_fails(known, tmp_path, monkeypatch, capsys):
 def test_replace_section_keeps_the_rest(tmp_path):
     path = tmp_path / "page.md"
     path.write_text("before\n<!-- a -->\nold\n<!-- /a -->\nbetween\n<!-- b -->\nkept\n<!-- /b -->\nafter\n")
-    reporting.replace_section(path, "a", "new\n")
-    text = path.read_text()
-    assert text == ("before\n<!-- a -->\n\nnew\n\n<!-- /a -->\nbetween\n<!-- b -->\nkept\n<!-- /b -->\nafter\n")
-    reporting.replace_section(path, "a", "new\n")
-    assert path.read_text() == text
+    for _ in range(2):
+        reporting.replace_section(path, "a", "new\n")
+        text = path.read_text()
+        assert text == "before\n<!-- a -->\n\nnew\n\n<!-- /a -->\nbetween\n<!-- b -->\nkept\n<!-- /b -->\nafter\n"
 
 
 @pytest.mark.parametrize(
-    ("content", "marker"),
-    [
-        ("nothing", "<!-- a -->"),
-        ("<!-- a --> open", "<!-- /a -->"),
-        ("<!-- /a --> <!-- a -->", "<!-- /a -->"),
-        ("<!-- a --> <!-- a --> <!-- /a -->", "<!-- a -->"),
-    ],
+    "content", ["nothing", "<!-- a --> open", "<!-- /a --> <!-- a -->", "<!-- a --> <!-- a --> <!-- /a -->"]
 )
-def test_missing_markers_are_named(tmp_path, content, marker):
+def test_missing_marks_are_named(tmp_path, content):
     path = tmp_path / "page.md"
     path.write_text(content)
-    with pytest.raises(ValueError, match=f"page.md.*{marker}"):
+    with pytest.raises(ValueError, match="page.md: expected <!-- a --> and then <!-- /a -->, each once"):
         reporting.replace_section(path, "a", "new")
     assert path.read_text() == content
 
 
 def test_markdown_table_aligns_numbers_and_keeps_bars():
-    text = reporting.markdown_table(["name", "value"], [["a|b", 1.5], ["c", "-2%"]])
+    text = reporting.markdown_table([{"name": "a|b", "value": 1.5}, {"name": "c", "value": "-2%"}])
     assert text == "| name | value |\n| --- | ---: |\n| a\\|b | 1.5 |\n| c | -2% |\n"
-    with pytest.raises(ValueError, match="2 cells, one for each of name, value"):
-        reporting.markdown_table(["name", "value"], [["a"]])
-
-
-def test_environment_says_what_a_figure_depends_on():
-    found = reporting.environment()
-    assert {"python", "numpy", "scipy", "torch", "platform", "cpu", "cores", "threads", "git_commit"} <= set(found)
-    json.dumps(found)
+    assert reporting.markdown_table([]) == ""
+    with pytest.raises(ValueError, match="every row needs the cells name, value"):
+        reporting.markdown_table([{"name": "a", "value": 1}, {"name": "b"}])
