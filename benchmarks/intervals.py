@@ -19,7 +19,7 @@ from gwprune.jobs.artifacts import load_network, load_probe
 from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import rank
 from gwprune.spectral.crossings import crossing
-from gwprune.spectral.lanczos import Jacobi
+from gwprune.spectral.lanczos import Jacobi, lanczos
 from gwprune.spectral.quadrature import Rule, gauss, radau, ritz
 from gwprune.spectral.spectrum import ProbeSpectrum, Spectrum
 from gwprune.tables.files import read_table
