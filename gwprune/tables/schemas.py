@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import pyarrow as pa
+from functools import cache
+from typing import TYPE_CHECKING
 
 from ..spectral.predictors import PREDICTORS
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 __all__ = [
     "RUN_TABLES",
-    "SCHEMAS",
     "STAGES",
     "TABLES",
     "Column",
@@ -31,29 +33,29 @@ class Column:
 
     Attributes:
         name: as in the file.
-        type: Arrow type.
+        type: name of its Arrow type.
         text: meaning, for results/README.md.
         unit: empty for names and pure numbers.
         key: whether it is part of the key of a row.
     """
 
     name: str
-    type: pa.DataType
+    type: str
     text: str
     unit: str = ""
     key: bool = False
 
 
-def _key(name: str, text: str, type_: pa.DataType = pa.string()) -> Column:  # noqa: B008 - types are constants
+def _key(name: str, text: str, type_: str = "string") -> Column:
     return Column(name, type_, text, key=True)
 
 
 def _number(name: str, text: str, unit: str = "") -> Column:
-    return Column(name, pa.float64(), text, unit)
+    return Column(name, "double", text, unit)
 
 
 def _count(name: str, text: str) -> Column:
-    return Column(name, pa.int64(), text, "count")
+    return Column(name, "int64", text, "count")
 
 
 def _interval(name: str, text: str, ends: str = "interval") -> tuple[Column, Column, Column]:
@@ -62,7 +64,7 @@ def _interval(name: str, text: str, ends: str = "interval") -> tuple[Column, Col
 
 
 _RUN = _key("run", "one network on one data set with one training recipe (without the seed)")
-_SEED = _key("seed", "seed of initialisation, data order, probes and random rankings", pa.int64())
+_SEED = _key("seed", "seed of initialisation, data order, probes and random rankings", "int64")
 _OPERATOR = _key("operator", "`hessian` or `ggn` (generalised Gauss-Newton)")
 _EPSILON_RULE = _key("epsilon_rule", "`batch_std`, `relative:x` or `absolute:x`")
 _PREDICTOR = _key("predictor", "one of " + ", ".join(f"`{name}`" for name in PREDICTORS))
@@ -74,7 +76,7 @@ _STAGE = _key(
 )
 _CRITERION = _key("criterion", "`loss_tolerance`, `objective_tolerance` or `accuracy_drop:x`")
 _CRITERION_RULE = _key("epsilon_rule", "the rule behind a tolerance criterion; empty for `accuracy_drop`")
-_SPARSITY = _key("sparsity", "fraction of the D prunable weights that are zero", pa.float64())
+_SPARSITY = _key("sparsity", "fraction of the D prunable weights that are zero", "double")
 _NETWORK = (_RUN, _SEED)
 _PREDICTION = (*_NETWORK, _PREDICTOR, _OPERATOR, _EPSILON_RULE)
 _MEASUREMENT = (_METHOD, _STAGE, _CRITERION)
@@ -83,7 +85,7 @@ _FACTS = (
     _key("network", "network, with its options"),
     _key("dataset", "data set, with its options"),
     _RUN,
-    _key("l1", "l1 coefficient of the run", pa.float64()),
+    _key("l1", "l1 coefficient of the run", "double"),
 )
 
 
@@ -92,7 +94,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         "Dense training, one row per epoch.",
         [
             *_NETWORK,
-            _key("epoch", "1 for the first epoch", pa.int64()),
+            _key("epoch", "1 for the first epoch", "int64"),
             _number(
                 "train_loss",
                 "data loss (without label smoothing), running mean over the epoch's batches in training mode",
@@ -110,7 +112,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         [
             *_NETWORK,
             _OPERATOR,
-            _key("probe", "number of the random probe, from 0", pa.int64()),
+            _key("probe", "number of the random probe, from 0", "int64"),
             _key(
                 "rule",
                 "`gauss`, `radau` (node fixed at 0), `squared_lower`, `squared_upper` (rules of the squared operator)",
@@ -174,9 +176,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             _number("threshold", "largest sparsity of the grid up to which the criterion holds"),
             _number("threshold_lower", "the same: the last grid point that meets the criterion"),
             _number("threshold_upper", "the first grid point that misses it; 1 when none does"),
-            Column(
-                "reached", pa.bool_(), "whether some grid point misses the criterion, so that the bracket is measured"
-            ),
+            Column("reached", "bool", "whether some grid point misses the criterion, so that the bracket is measured"),
         ],
     ),
     "thresholds": (
@@ -216,7 +216,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             ),
             _count("ranked", "(method, stage) pairs that `rank` compares, this one included"),
             _count("stage_rank", "the same as `rank` among the methods of the same stage"),
-            Column("source", pa.string(), "measured by which version, commit and configuration; nothing published"),
+            Column("source", "string", "measured by which version, commit and configuration; nothing published"),
         ],
     ),
     "comparison_thresholds": (
@@ -245,9 +245,9 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             _key("procedure", "when the network is pruned and trained"),
             _SPARSITY,
             _number("accuracy", "top-1 accuracy on the test split (ImageNet: validation)", "percent"),
-            Column("spread", pa.string(), "`std x` (percentage points) as the source reports it; empty: not reported"),
+            Column("spread", "string", "`std x` (percentage points) as the source reports it; empty: not reported"),
             _count("seeds", "runs behind the mean; 0: not reported"),
-            Column("note", pa.string(), "what else a reader must know"),
+            Column("note", "string", "what else a reader must know"),
         ],
     ),
     "costs": (
@@ -267,12 +267,8 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
 # Tables that every run has; the others belong to no run.
 RUN_TABLES = [name for name in TABLES if name != "published"]
 
-SCHEMAS: dict[str, pa.Schema] = {
-    name: pa.schema([pa.field(column.name, column.type, nullable=False) for column in columns])
-    for name, (_, columns) in TABLES.items()
-}
 
-
+@cache
 def table_schema(name: str) -> pa.Schema:
     """Declared Arrow schema of a table; no column may hold a null.
 
@@ -282,9 +278,12 @@ def table_schema(name: str) -> pa.Schema:
     Raises:
         KeyError: listing the tables, when there is none of that name.
     """
-    if name not in SCHEMAS:
-        raise KeyError(f"no table is called {name!r}; there are {', '.join(SCHEMAS)}")
-    return SCHEMAS[name]
+    import pyarrow as pa  # noqa: PLC0415 - planning needs the names of tables, not Arrow
+
+    if name not in TABLES:
+        raise KeyError(f"no table is called {name!r}; there are {', '.join(TABLES)}")
+    fields = [pa.field(column.name, pa.type_for_alias(column.type), nullable=False) for column in TABLES[name][1]]
+    return pa.schema(fields)
 
 
 def key_columns(name: str) -> list[str]:

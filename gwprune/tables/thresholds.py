@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from ..storage.files import read_json
 from ..storage.owners import refuse_foreign
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "Bracket",

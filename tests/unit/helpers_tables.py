@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from gwprune.figures.style import from_axis, to_axis
 from gwprune.tables.comparison import comparison_rows, comparison_threshold_rows
-from gwprune.tables.schemas import SCHEMAS
+from gwprune.tables.schemas import table_schema
 from gwprune.tables.thresholds import criteria, empirical_rows, threshold_rows
 
 FACTS = {"network": "fc", "dataset": "digits", "l1": 1e-4}
@@ -37,8 +37,8 @@ _VALUES = {"string": "", "int64": 0, "double": 0.5, "bool": True}
 
 def row_of(table: str, **values: Any) -> dict[str, Any]:
     """A row of a table: these values, and usual ones in the other columns."""
-    assert set(values) <= set(SCHEMAS[table].names), set(values) - set(SCHEMAS[table].names)
-    return {field.name: _NAMES.get(field.name, _VALUES[str(field.type)]) for field in SCHEMAS[table]} | values
+    assert set(values) <= set(table_schema(table).names), set(values) - set(table_schema(table).names)
+    return {field.name: _NAMES.get(field.name, _VALUES[str(field.type)]) for field in table_schema(table)} | values
 
 
 def interval(name: str, value: float, lower: float, upper: float) -> dict[str, float]:
@@ -47,7 +47,7 @@ def interval(name: str, value: float, lower: float, upper: float) -> dict[str, f
 
 
 def table_of(name: str, rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=SCHEMAS[name])
+    return pa.Table.from_pylist(rows, schema=table_schema(name))
 
 
 def shifted(sparsity: float, decades: float) -> float:

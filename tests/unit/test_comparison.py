@@ -15,7 +15,7 @@ from gwprune.tables.comparison import comparison_rows, comparison_threshold_rows
 from gwprune.tables.files import write_table
 from gwprune.tables.published import published_rows
 from gwprune.tables.rendering import comparison_pages, html, markdown
-from gwprune.tables.schemas import SCHEMAS
+from gwprune.tables.schemas import TABLES, table_schema
 from gwprune.tables.terminal import sheet_view
 
 from .helpers_tables import FACTS, interval, row_of, table_of
@@ -37,7 +37,7 @@ def compared(*points: list[dict], asked=ASKED) -> dict[tuple, dict]:
     sweep = table_of("sweep", [row for rows in points for row in rows])
     rows = comparison_rows(sweep, FACTS, asked, "here")
     table_of("comparison", rows)
-    assert all(set(row) == set(SCHEMAS["comparison"].names) for row in rows)
+    assert all(set(row) == set(table_schema("comparison").names) for row in rows)
     return {(row["method"], row["stage"], row["sparsity"]): row for row in rows}
 
 
@@ -149,7 +149,7 @@ def over_seeds(*brackets: dict) -> list[dict]:
 
 def test_thresholds_over_seeds_by_hand():
     (row,) = over_seeds(bracket(0, 0.90, 0.91), bracket(1, 0.94, 0.99), bracket(2, 0.98, 1.0, reached=False))
-    assert set(row) == set(SCHEMAS["comparison_thresholds"].names)
+    assert set(row) == set(table_schema("comparison_thresholds").names)
     assert (row["seeds"], row["reached_seeds"]) == (3, 2)
     assert row["threshold_mean"] == pytest.approx(0.94)
     assert row["threshold_std"] == pytest.approx(0.04)  # sqrt((0.04^2 + 0.04^2) / 2)
@@ -281,5 +281,5 @@ def test_published_accuracy_falls_with_sparsity_within_a_series():
 
 
 def test_published_rows_share_no_column_that_could_join_them_to_a_run():
-    assert "run" not in SCHEMAS["published"].names
-    assert "citation" not in SCHEMAS["comparison"].names
+    assert "run" not in TABLES["published"].names
+    assert "citation" not in TABLES["comparison"].names

@@ -33,7 +33,7 @@ from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import rank
 from gwprune.storage.files import read_json
 from gwprune.tables.files import TableError, read_table
-from gwprune.tables.schemas import RUN_TABLES, SCHEMAS
+from gwprune.tables.schemas import RUN_TABLES, TABLES
 from gwprune.tables.thresholds import criteria_of
 from gwprune.training.evaluation import evaluate, l1_norm
 from gwprune.training.train import train
@@ -231,7 +231,7 @@ def aggregate(files: Files, out: Files, parts: dict[str, list[str]], benchmarks=
     results.aggregate(
         JOB,
         {name: [path] for name, path in collected.items()},
-        {name: out.table(name) for name in SCHEMAS},
+        {name: out.table(name) for name in TABLES},
         benchmarks=[{"run": "", "seed": -1, "rule": "prepare_data", "job": "x", "file": str(files.root / "x.tsv")}],
         csv_file=out.csv,
         pages=out.pages,
@@ -793,7 +793,7 @@ def test_the_ranking_of_another_network_is_named(files, tmp_path):
 
 
 def test_every_table_is_written_for_this_run_with_its_provenance(files):
-    for name in SCHEMAS:
+    for name in TABLES:
         table = read_table(name, files.table(name))
         assert table.num_rows > 0, name
         if name in RUN_TABLES:
@@ -884,7 +884,7 @@ def test_costs_come_from_the_benchmarks_that_are_there(files):
 def test_aggregation_does_not_depend_on_the_order_of_the_parts(files, tmp_path):
     out = Files(tmp_path)
     aggregate(files, out, {name: paths[::-1] for name, paths in part_files(files).items()})
-    for name in SCHEMAS:
+    for name in TABLES:
         if name != "costs":
             assert read_table(name, out.table(name)).equals(read_table(name, files.table(name))), name
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from gwprune.tables.files import TableError, combine, grouped, read_table, write_table
-from gwprune.tables.schemas import RUN_TABLES, SCHEMAS, documentation, key_columns, table_schema
+from gwprune.tables.schemas import RUN_TABLES, TABLES, documentation, key_columns, table_schema
 
 from .helpers_tables import row_of, table_of
 
@@ -60,7 +60,7 @@ def write(rows: list[dict], path: Path, name: str = "width_curves") -> pa.Table:
 
 
 def test_the_tables_are_those_of_the_design():
-    assert list(SCHEMAS) == list(COLUMNS)
+    assert list(TABLES) == list(COLUMNS)
 
 
 @pytest.mark.parametrize("name", COLUMNS)
@@ -74,7 +74,7 @@ def test_columns_keys_and_types_are_those_of_the_design(name):
 
 
 def test_only_the_published_numbers_belong_to_no_run():
-    assert set(SCHEMAS) - set(RUN_TABLES) == {"published"}
+    assert set(TABLES) - set(RUN_TABLES) == {"published"}
 
 
 def test_an_unknown_table_is_named_with_the_known_ones():
