@@ -15,7 +15,7 @@ from gwprune.tables.comparison import comparison_rows, comparison_threshold_rows
 from gwprune.tables.files import write_table
 from gwprune.tables.published import published_rows
 from gwprune.tables.rendering import comparison_pages, html, markdown
-from gwprune.tables.schemas import TABLES, table_schema
+from gwprune.tables.schemas import table_schema
 from gwprune.tables.terminal import sheet_view
 
 from .helpers_tables import FACTS, interval, row_of, table_of
@@ -281,5 +281,5 @@ def test_published_accuracy_falls_with_sparsity_within_a_series():
 
 
 def test_published_rows_share_no_column_that_could_join_them_to_a_run():
-    assert "run" not in TABLES["published"].names
-    assert "citation" not in TABLES["comparison"].names
+    assert "run" not in table_schema("published").names
+    assert "citation" not in table_schema("comparison").names
