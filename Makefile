@@ -10,7 +10,7 @@ python := $(VENV)/bin/python
 snakemake := $(VENV)/bin/snakemake --cores $(CORES) --configfile $(CONFIG) $(FLAGS)
 stamp := $(VENV)/.gwprune-complete
 
-.PHONY: help env demo run report test test-cluster lint docs findings studies bench bench-intervals
+.PHONY: help env demo run report test test-cluster test-storm lint docs findings studies bench bench-intervals
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,10 +33,13 @@ report: run  ## run, then build the self-contained report.html
 	@$(python) -m gwprune report --config $(CONFIG)
 
 test: $(stamp)  ## run the tests
-	$(python) -m pytest
+	$(python) -m pytest -n 2 --dist worksteal --durations 10
 
-test-cluster: $(stamp)  ## the tests on a real SLURM, which they start; needs its packages (docs/cluster.md)
-	$(python) -m pytest -m cluster tests/cluster
+test-cluster: $(stamp)  ## short tests on a real SLURM, which they start; needs its packages (docs/cluster.md)
+	$(python) -m pytest -m "not storm" --durations 0 --durations-min 1 tests/cluster
+
+test-storm: $(stamp)  ## the long ones: the demo, time limits, and a run in which everything is killed, again and again
+	$(python) -m pytest -m storm tests/cluster
 
 lint: $(stamp)  ## format and lint checks
 	$(VENV)/bin/ruff check .

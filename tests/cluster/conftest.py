@@ -18,10 +18,11 @@ import psutil
 import pytest
 import yaml
 
-from tests.cluster.node import INSTALL, JobRecord, SlurmNode, missing_programs
+from tests.cluster.node import INSTALL, SlurmNode, missing_programs
+from tests.cluster.records import JobRecord
 from tests.workflow.conftest import result_tables
+from tests.workflow.planning import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 LITERAL = ("snakemake", "--profile", "slurm")
 # A little more than a short job takes on a busy machine. Each look in vain makes the plugin wait 10 s longer.
 POLL = ("--slurm-init-seconds-before-status-checks", "12")

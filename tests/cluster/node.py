@@ -6,7 +6,6 @@ import ctypes
 import getpass
 import os
 import random
-import re
 import secrets
 import shutil
 import signal
@@ -15,13 +14,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import psutil
 
-__all__ = ["INSTALL", "JobRecord", "NodeError", "SlurmNode", "missing_programs", "most_at_once"]
+from tests.cluster.records import JobRecord, fields_of, record_of
+
+__all__ = ["INSTALL", "NodeError", "SlurmNode", "missing_programs"]
 
 INSTALL = "apt-get install --no-install-recommends slurmctld slurmd slurm-client munge"
 DAEMONS = ("munged", "slurmctld", "slurmd")
@@ -33,7 +32,10 @@ LONGEST_DIRECTORY = 60
 # Debian installs the daemons there, which ordinary users do not have on their path.
 SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 PR_SET_PDEATHSIG = 1
-ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "DEADLINE"}
+# Processors and memory are what is claimed here, whatever the machine has.
+CPUS, MEMORY_MB = 16, 64000
+# Seconds for which ended jobs stay known; SlurmNode.records needs them.
+MIN_JOB_AGE = 7200
 
 
 class NodeError(Exception):
@@ -45,66 +47,11 @@ def missing_programs() -> list[str]:
     return [name for name in (*DAEMONS, *NEEDED_CLIENTS) if shutil.which(name, path=SEARCH) is None]
 
 
-@dataclass(frozen=True)
-class JobRecord:
-    """One run of one job, from SLURM's own records. A job that was queued again has several, all but one not its last:
-    their state is PENDING or why it was queued again.
-
-    Attributes:
-        start, end: None when the job never ran.
-        gpus: GPU slots that it asked for.
-        comment: what Snakemake's plugin notes: rule and wildcards.
-        directory: where it was submitted.
-    """
-
-    id: int
-    name: str
-    state: str
-    partition: str
-    start: datetime | None
-    end: datetime | None
-    node: str
-    tres: dict[str, str]
-    time_limit: str
-    gpus: int
-    comment: str
-    directory: str
-
-    @property
-    def rule(self) -> str:
-        """The workflow's rule; empty for a job that Snakemake has not submitted."""
-        found = re.fullmatch(r"rule_(\w+?)(_wildcards_.*)?", self.comment)
-        return found[1] if found else ""
-
-    @property
-    def ended(self) -> bool:
-        return self.state in ENDED
-
-    def overlaps(self, other: JobRecord) -> bool:
-        """Whether both ran at some moment. Times are whole seconds: an end and a start in the same one do not count."""
-        if None in (self.start, self.end, other.start, other.end):
-            return False
-        return self.start < other.end and other.start < self.end
-
-
-def most_at_once(records: Iterable[JobRecord], gpu_only: bool = True) -> int:
-    """The largest number of jobs that ran at the same time."""
-    events = []
-    for record in records:
-        if record.start is not None and record.end is not None and (record.gpus or not gpu_only):
-            events += [(record.start, 1), (record.end, -1)]
-    running = most = 0
-    for _, change in sorted(events):  # an end sorts before a start of the same second
-        running += change
-        most = max(most, running)
-    return most
-
-
 class SlurmNode:
     """munged, slurmctld and slurmd of one node, all their files in one directory under the system's temporary one.
 
     Partitions `gpu` and `cpu` share the node. GPU slots are links to /dev/null: SLURM counts them and names each job's
-    own in CUDA_VISIBLE_DEVICES. Processors and memory are what is claimed here, whatever the machine has.
+    own in CUDA_VISIBLE_DEVICES. A job that takes more memory than it asked for is killed; it is looked at every second.
 
     Start, stop and restart in the main thread: the daemons are told to end with the thread that started them, so that
     nothing stays when the test's process is killed.
@@ -112,25 +59,11 @@ class SlurmNode:
     Args:
         gpus: number of slots.
         kill_wait: seconds between SIGTERM and SIGKILL when a job is cancelled or its time is over.
-        min_job_age: seconds for which ended jobs stay known; :meth:`records` needs them.
-        over_memory_kill: kill jobs that take more memory than they asked for, looked at every second.
         requeue_delay: seconds that a job waits that is queued again (SLURM calls it cred_expire).
     """
 
-    def __init__(
-        self,
-        *,
-        gpus: int = 2,
-        cpus: int = 16,
-        memory_mb: int = 64000,
-        kill_wait: int = 5,
-        min_job_age: int = 7200,
-        over_memory_kill: bool = True,
-        requeue_delay: int = 15,
-    ):
-        self.gpus, self.cpus, self.memory_mb = gpus, cpus, memory_mb
-        self.kill_wait, self.min_job_age, self.requeue_delay = kill_wait, min_job_age, requeue_delay
-        self.over_memory_kill = over_memory_kill
+    def __init__(self, *, gpus: int = 2, kill_wait: int = 5, requeue_delay: int = 15):
+        self.gpus, self.kill_wait, self.requeue_delay = gpus, kill_wait, requeue_delay
         self.directory: Path | None = None
         self._daemons: dict[str, subprocess.Popen] = {}
 
@@ -241,26 +174,26 @@ class SlurmNode:
 
     def queue(self) -> list[JobRecord]:
         """Jobs that have not ended: pending, running, or being cleared away."""
-        shown = (_record(fields) for fields in self._shown().values())
+        shown = (record_of(fields) for fields in self._shown().values())
         return [record for record in shown if not record.ended]
 
     def records(self) -> list[JobRecord]:
         """Every run of every job that has ended, in the order of their ends, from the file that slurmctld writes.
 
         Raises:
-            NodeError: when SLURM has forgotten what a job asked for, ``min_job_age`` after its end.
+            NodeError: when SLURM has forgotten what a job asked for, MIN_JOB_AGE after its end.
         """
         path = self.directory / "log/jobcomp.log"
         if not path.exists():
             return []
         shown, found = self._shown(), []
         for line in path.read_text().splitlines():
-            fields = _fields(line)
+            fields = fields_of(line)
             if int(fields["JobId"]) not in shown:
-                raise NodeError(f"job {fields['JobId']} is not known any more; min_job_age is too short")
+                raise NodeError(f"job {fields['JobId']} is not known any more; MIN_JOB_AGE is too short")
             # The file knows times and states of each run, the controller what the job asked for.
             asked = shown[int(fields["JobId"])]
-            found.append(_record({**asked, **fields}))
+            found.append(record_of({**asked, **fields}))
         return found
 
     def fail(self) -> None:
@@ -304,8 +237,7 @@ class SlurmNode:
         for slot in range(self.gpus):
             (self.directory / f"dev/gpu{slot}").symlink_to("/dev/null")
         slots = f"gpu[0-{self.gpus - 1}]" if self.gpus > 1 else "gpu0"
-        gres = f"Name=gpu File={self.directory}/dev/{slots}\n" if self.gpus else ""
-        (self.directory / "etc/gres.conf").write_text(gres)
+        (self.directory / "etc/gres.conf").write_text(f"Name=gpu File={self.directory}/dev/{slots}\n")
         self.conf.write_text(self._configuration())
         # Snakemake's plugin drops SLURM_CONF before its inner srun; programs that set it again do not mind.
         for name in CLIENTS:
@@ -317,7 +249,6 @@ class SlurmNode:
     def _configuration(self) -> str:
         d, host, user = self.directory, socket.gethostname().partition(".")[0], getpass.getuser()
         controller_port, node_port = _free_ports(2)
-        memory = "JobAcctGatherParams=OverMemoryKill\n" if self.over_memory_kill else ""
         return f"""ClusterName=gwprune
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
@@ -346,16 +277,17 @@ SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=batch_sched_delay=0,sched_interval=1
 DefMemPerCPU=100
 KillWait={self.kill_wait}
-MinJobAge={self.min_job_age}
+MinJobAge={MIN_JOB_AGE}
 PropagateResourceLimits=NONE
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=1
-{memory}SlurmdParameters=config_overrides
+JobAcctGatherParams=OverMemoryKill
+SlurmdParameters=config_overrides
 JobCompType=jobcomp/filetxt
 JobCompLoc={d}/log/jobcomp.log
 GresTypes=gpu
-NodeName={NODE} NodeHostname={host} NodeAddr=127.0.0.1 CPUs={self.cpus} RealMemory={self.memory_mb} \
-{f"Gres=gpu:{self.gpus} " if self.gpus else ""}State=UNKNOWN
+NodeName={NODE} NodeHostname={host} NodeAddr=127.0.0.1 CPUs={CPUS} RealMemory={MEMORY_MB} \
+Gres=gpu:{self.gpus} State=UNKNOWN
 PartitionName=cpu Nodes={NODE} Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes={NODE} Default=NO MaxTime=INFINITE State=UP
 """
@@ -406,7 +338,7 @@ PartitionName=gpu Nodes={NODE} Default=NO MaxTime=INFINITE State=UP
 
     def _shown(self) -> dict[int, dict[str, str]]:
         lines = self.client("scontrol", "show", "jobs", "--oneliner").splitlines()
-        jobs = [_fields(line) for line in lines if line.startswith("JobId=")]
+        jobs = [fields_of(line) for line in lines if line.startswith("JobId=")]
         return {int(job["JobId"]): job for job in jobs}
 
 
@@ -439,38 +371,6 @@ def _free_ports(count: int) -> list[int]:
         if port not in chosen:
             chosen.append(port)
     return chosen
-
-
-def _fields(line: str) -> dict[str, str]:
-    return dict(re.findall(r"(?:^|(?<= ))([\w/:]+)=(\S*)", line))
-
-
-def _time(text: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:  # None, Unknown
-        return None
-
-
-def _record(fields: dict[str, str]) -> JobRecord:
-    """From the fields of jobcomp/filetxt or of `scontrol show job`; some names differ."""
-    wanted = ",".join(value for name, value in fields.items() if name.startswith("TresPer"))
-    tres = fields.get("Tres") or fields.get("TRES") or ""
-    start, end = _time(fields["StartTime"]), _time(fields["EndTime"])
-    return JobRecord(
-        id=int(fields["JobId"]),
-        name=fields.get("Name") or fields["JobName"],
-        state=fields["JobState"],
-        partition=fields["Partition"],
-        start=start,
-        end=end,
-        node=fields["NodeList"],
-        tres=dict(part.split("=", 1) for part in tres.split(",") if "=" in part),
-        time_limit=fields["TimeLimit"],
-        gpus=sum(int(count or 1) for count in re.findall(r"gpu(?::[a-z_]\w*)?(?::(\d+))?", wanted)),
-        comment=fields.get("Comment", ""),
-        directory=fields["WorkDir"],
-    )
 
 
 def _tail(path: Path, lines: int = 15) -> str:

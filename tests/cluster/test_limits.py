@@ -48,18 +48,12 @@ def seconds_per_epoch(local) -> float:
 @pytest.fixture(scope="module")
 def runs(new_clone, seconds_per_epoch) -> dict[str, tuple[Clone, Run]]:
     """Runs that go on side by side, each of which waits most of the time; the tests wait for one after the other."""
-    # SLURM looks at limits every 30 s. Most often it sends the signal that the profile asks for at the first look; if
-    # the job is not ready by then, the limit of a minute itself is enforced before this training ends. An attempt that
-    # was stopped before its first epoch leaves the whole training to the second one, which the signal reaches within a
-    # minute: the training takes longer, even if an epoch is faster here than it was when it was measured.
-    slow = with_training(math.ceil(100 / seconds_per_epoch), resources={"train": {"runtime": 1}})
     # SLURM looks at the memory every second.
     large = with_training(math.ceil(10 / seconds_per_epoch), resources={"train": {"mem_mb": FIRST_MEMORY}})
     bad = {"name": "bad", **NETWORK, "training": {"lr": 1e12}}
     failing = with_training(3, experiments=[*CONFIG["experiments"], bad], device="cpu")
     started = {}
     for name, config, arguments in (
-        ("slow", slow, ("--until", "train")),
         ("large", large, ("--until", "train")),
         ("failing", failing, ("--retries", "1", "--until", "quadratic", "predict", "sweep")),
     ):
@@ -101,7 +95,8 @@ def test_nothing_asks_for_a_gpu_with_device_cpu(runs):
     records = runs["failing"][0].records()
     assert {"train", "spectrum", "quadratic", "rank", "sweep"} <= {record.rule for record in records}
     assert {record.gpus for record in records} == {0}
-    assert {record.gpus for record in runs["slow"][0].records("train")} == {1}
+    runs["large"][1].wait(600)
+    assert {record.gpus for record in runs["large"][0].records("train")} == {1}
 
 
 def test_a_job_over_its_memory_is_run_again_with_more(runs):
@@ -151,8 +146,15 @@ def test_kill_9_is_taken_over_and_ctrl_c_cancels(new_clone):
     assert "gwprune: process" not in last.text
 
 
-def test_a_training_over_its_time_limit_goes_on_with_more_time(runs):
-    clone, run = runs["slow"]
+@pytest.mark.storm
+def test_a_training_over_its_time_limit_goes_on_with_more_time(new_clone, seconds_per_epoch):
+    # SLURM looks at limits every 30 s. Most often it sends the signal that the profile asks for at the first look; if
+    # the job is not ready by then, the limit of a minute itself is enforced before this training ends. An attempt that
+    # was stopped before its first epoch leaves the whole training to the second one, which the signal reaches within a
+    # minute: the training takes longer, even if an epoch is faster here than it was when it was measured.
+    slow = with_training(math.ceil(100 / seconds_per_epoch), resources={"train": {"runtime": 1}})
+    clone = new_clone(slow)
+    run = clone.start(*LITERAL, *POLL, "--until", "train")
     assert run.wait(600) == 0, run.text[-10000:]
     *before, last = clone.records("train")
     assert before

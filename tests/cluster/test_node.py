@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.node import JobRecord, NodeError, SlurmNode, most_at_once
+from tests.cluster.node import NodeError, SlurmNode
+from tests.cluster.records import JobRecord, most_at_once
 
 pytestmark = pytest.mark.cluster
 
@@ -78,7 +79,7 @@ def test_what_stays_is_ended_and_named(installed):
     node.start()
     with subprocess.Popen(["sleep", "600"], env=node.env()) as stays:
         with pytest.raises(NodeError, match=f"left behind:\nprocess {stays.pid}: sleep 600"):
-            node.stop()
+            node.stop(grace=1)
         assert not psutil.pid_exists(stays.pid)
     assert node.directory is None
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster.conftest import LITERAL, POLL, Clone, Run, assert_same_tables, working_processes
 
-pytestmark = [pytest.mark.cluster, pytest.mark.workflow]
+pytestmark = [pytest.mark.cluster, pytest.mark.workflow, pytest.mark.storm]
 
 SEED = 20260101
 CONFIG = {

@@ -1,5 +1,7 @@
 """A tiny configuration, run by Snakemake itself in a directory of its own."""
 
+from __future__ import annotations
+
 import copy
 import os
 import re
@@ -7,13 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import yaml
+from filelock import FileLock
 
 from gwprune.tables.files import read_table
 from gwprune.tables.schemas import TABLES
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.workflow.planning import ROOT, dry_run
 
 TIMINGS = {"training": ["seconds"], "costs": ["seconds", "max_rss_mb", "cpu_seconds"]}
 
@@ -33,10 +36,13 @@ TINY = {
 }
 
 
-def result_tables(directory: Path) -> dict:
+def table_without_times(name: str, path: Path) -> pa.Table:
+    return read_table(name, path).drop_columns(TIMINGS.get(name, []))
+
+
+def result_tables(directory: Path) -> dict[str, pa.Table]:
     """All tables of a run in ``directory``, without the columns that hold times and memory."""
-    found = {name: read_table(name, directory / f"results/tables/{name}.parquet") for name in TABLES}
-    return {name: table.drop_columns(TIMINGS.get(name, [])) for name, table in found.items()}
+    return {name: table_without_times(name, directory / f"results/tables/{name}.parquet") for name in TABLES}
 
 
 class Workflow:
@@ -46,35 +52,51 @@ class Workflow:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
 
-    def command(self, config: dict, *arguments: str) -> list[str]:
+    def _arguments(self, config: dict) -> list[str]:
         path = self.directory / "config.yaml"
         path.write_text(yaml.safe_dump(config))
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2"]
-        return [*command, "--directory", str(self.directory), "--configfile", str(path), *arguments]
+        return ["--snakefile", str(ROOT / "Snakefile"), "--cores", "2", "--configfile", str(path)]
 
-    def run(self, config: dict, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-        command = self.command(config, *arguments)
-        # The caller's terminal width and profile must not matter.
-        return subprocess.run(
-            command,
+    def command(self, config: dict, *arguments: str) -> list[str]:
+        command = [sys.executable, "-m", "snakemake", "--directory", str(self.directory)]
+        return [*command, *self._arguments(config), *arguments]
+
+    def run(self, config: dict, *arguments: str, status: int = 0, **environment: str) -> str:
+        """Run to the end; what it prints. ``status`` 1 stands for any failure."""
+        done = subprocess.run(
+            self.command(config, *arguments),
             cwd=ROOT,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             timeout=600,
             check=False,
             env={**os.environ, **environment},
         )
+        assert (done.returncode != 0) == status, done.stdout
+        return done.stdout
 
-    def tables(self) -> dict:
-        return result_tables(self.directory)
+    def dry_run(self, config: dict, *arguments: str, status: int = 0) -> str:
+        return dry_run(self.directory, *self._arguments(config), *arguments, status=status)
 
     def plan(self, config: dict, *arguments: str) -> dict[str, int]:
-        """Rule -> number of jobs that a dry run would do."""
-        done = self.run(config, "--dry-run", *arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        text = done.stdout + done.stderr
-        stats = text.partition("Job stats:")[2].partition("total")[0]
+        """Rule -> number of jobs that a run would do."""
+        stats = self.dry_run(config, *arguments).partition("Job stats:")[2].partition("total")[0]
         return {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)$", stats, re.MULTILINE)}
+
+    def tables(self) -> dict[str, pa.Table]:
+        return result_tables(self.directory)
+
+    def job_tables(self, pattern: str, name: str) -> dict[str, pa.Table]:
+        """File -> table ``name``, of what jobs under ``results/runs`` wrote; at least one."""
+        paths = {path.name: path for path in self.directory.glob(f"results/runs/*/seed0/{pattern}")}
+        assert paths, pattern
+        return {file: table_without_times(name, path) for file, path in paths.items()}
+
+    def unfinished(self) -> list[Path]:
+        """Checkpoints, locks and half-written files."""
+        patterns = ("results/checkpoints/*", "results/**/*.lock", "results/**/.*.part", ".snakemake/locks/*")
+        return [path for pattern in patterns for path in self.directory.glob(pattern)]
 
 
 @pytest.fixture(scope="session")
@@ -82,10 +104,22 @@ def tiny() -> dict:
     return copy.deepcopy(TINY)
 
 
+def changed(config: dict, section: str, **values) -> dict:
+    """A copy with other values in one section."""
+    return {**config, section: {**config.get(section, {}), **values}}
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, tiny) -> Workflow:
-    """The tiny configuration, run to its end once for all tests; they do not change its files."""
-    workflow = Workflow(tmp_path_factory.mktemp("finished"))
-    done = workflow.run(tiny)
-    assert done.returncode == 0, done.stdout + done.stderr
+    """The tiny configuration, run to its end once for all tests, also where they share several processes.
+
+    They do not change its files.
+    """
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent  # that of all processes
+    with FileLock(directory / "finished.lock"):
+        workflow = Workflow(directory / "finished")
+        if not list(workflow.directory.glob("results/tables/*")):
+            workflow.run(tiny)
     return workflow

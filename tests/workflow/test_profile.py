@@ -2,14 +2,11 @@
 
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.workflow.conftest import ROOT
+from tests.workflow.planning import ROOT, dry_run
 
 pytestmark = pytest.mark.workflow
 
@@ -20,14 +17,6 @@ KEYS = "gpu_model|constraint|qos|mem_mb|runtime|cpus_per_task|slurm_account|slur
 def uncommented() -> str:
     """The profile with every optional key switched on."""
     return re.sub(rf"^(\s*)# ({KEYS}):", r"\1\2:", PROFILE.read_text(), flags=re.MULTILINE)
-
-
-def plan(profile: str, directory: Path, *arguments: str) -> str:
-    command = [Path(sys.executable).parent / "snakemake", "--profile", profile, "--dry-run", "--forceall"]
-    command += ["--directory", directory, *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 def resources_of(text: str, rule: str) -> str:
@@ -43,7 +32,7 @@ def test_rules_without_a_gpu_are_those_that_the_profile_sends_elsewhere(tmp_path
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     config["sparse_training"]["methods"] += ["synflow", "imp"]  # so that every rule has a job
     (tmp_path / "every.yaml").write_text(yaml.safe_dump(config))
-    text = plan("slurm", tmp_path, "--configfile", str(tmp_path / "every.yaml"))
+    text = dry_run(tmp_path, "--profile", "slurm", "--forceall", "--configfile", tmp_path / "every.yaml")
     for rule, asked in yaml.safe_load(PROFILE.read_text())["set-resources"].items():
         found = resources_of(text, rule)
         assert ("gpu=1" in found) == (asked["slurm_partition"] == "gpu"), rule
@@ -59,12 +48,11 @@ def test_the_literal_command_needs_nothing_outside_the_clone():
 def test_every_key_can_be_switched_on(tmp_path):
     assert yaml.safe_load(uncommented())["set-resources"]["train"].keys() >= set(KEYS.split("|")[:6])
     (tmp_path / "config.yaml").write_text(uncommented())
-    text = plan(str(tmp_path), tmp_path)
+    text = dry_run(tmp_path, "--profile", tmp_path, "--forceall")
     found = resources_of(text, "train")
     for word in ("gpu_model=a100", "constraint=a100|h100", "mem_mb=16000", "runtime=240", "cpus_per_task=8"):
         assert word in found
     assert "gpu_model" not in resources_of(text, "aggregate")
-    assert "gpu_model" not in resources_of(plan(str(tmp_path), tmp_path, "--config", "device=cpu"), "train")
 
 
 def test_every_key_has_a_comment():

@@ -1,11 +1,11 @@
 """Every kind of sparse training by real Snakemake: at initialisation, iterative, controls, weight rewinding."""
 
-import copy
+import shutil
 
 import pytest
 
 from gwprune.tables.files import read_table
-from tests.workflow.conftest import Workflow
+from tests.workflow.conftest import Workflow, changed
 
 pytestmark = pytest.mark.workflow
 
@@ -18,18 +18,13 @@ SECTION = {
 }
 
 
-@pytest.fixture
-def wanted(tiny) -> dict:
-    config = copy.deepcopy(tiny)
-    config["fine_tuning"] = {**config["fine_tuning"], "rewinding": "weights"}
-    return {**config, "sparse_training": SECTION}
-
-
-def test_every_kind_of_sparse_training_reaches_the_tables(wanted, tmp_path):
-    workflow = Workflow(tmp_path)
-    done = workflow.run(wanted)
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = read_table("sweep", tmp_path / "results/tables/sweep.parquet").to_pylist()
+def test_every_kind_of_sparse_training_reaches_the_tables(finished, tiny, tmp_path):
+    config = {**changed(tiny, "fine_tuning", rewinding="weights"), "sparse_training": SECTION}
+    workflow = Workflow(shutil.copytree(finished.directory, tmp_path / "copy"))
+    table = "results/tables/sweep.parquet"
+    text = workflow.run(config, table)
+    assert "rule train:" not in text
+    rows = read_table("sweep", workflow.directory / table).to_pylist()
     found = {(row["method"], row["sparsity"]): row for row in rows if row["stage"] == "trained"}
     methods = [name + end for name in SECTION["methods"] for end in ("", "_reinitialise")]
     assert set(found) == {(method, sparsity) for method in methods for sparsity in SECTION["sparsities"]}
@@ -42,9 +37,8 @@ def test_every_kind_of_sparse_training_reaches_the_tables(wanted, tmp_path):
     assert spent["gmp_reinitialise"] == [4 + 4, 4 + 4]
     tuned = [row for row in rows if row["stage"] == "fine_tuned"]
     assert {row["epochs"] for row in tuned} == {3 + 1}
-    assert not list((tmp_path / "results/checkpoints").glob("*"))
-    again = workflow.run(wanted, "--dry-run")
-    assert "Nothing to be done" in again.stdout + again.stderr
+    assert not workflow.unfinished()
+    assert "Nothing to be done" in workflow.dry_run(config, table)
 
 
 def test_iterative_methods_are_one_job_a_level_and_a_new_sparsity_adds_only_its_own(finished, tiny):

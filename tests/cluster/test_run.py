@@ -5,8 +5,9 @@ import re
 
 import pytest
 
-from tests.cluster.conftest import LITERAL, assert_same_tables
-from tests.cluster.node import most_at_once
+from tests.cluster.conftest import LITERAL, POLL, assert_same_tables
+from tests.cluster.records import most_at_once
+from tests.workflow.conftest import TINY
 
 pytestmark = [pytest.mark.cluster, pytest.mark.workflow]
 
@@ -23,10 +24,18 @@ GPU_RULES = {
 }
 
 
-def test_the_demo_takes_two_slots_and_gives_the_local_tables(node, new_clone, local):
-    clone = new_clone()
-    done = clone.run(*LITERAL, timeout=1500)
-    assert done.wait(0) == 0, done.text[-10000:]
+SMALL = {**TINY, "device": "auto", "sparse_training": {"methods": ["snip"], "sparsities": [0.5]}}
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [pytest.param(SMALL, POLL, id="small"), pytest.param(None, (), id="demo", marks=pytest.mark.storm)],
+)
+def test_a_run_takes_two_slots_and_gives_the_local_tables(node, new_clone, local, config, options):
+    clone = new_clone(config)
+    done = clone.start(*LITERAL, *options)
+    expected = local(config)  # meanwhile
+    assert done.wait(1500) == 0, done.text[-10000:]
 
     found = clone.records()
     assert {record.state for record in found} == {"COMPLETED"}
@@ -56,4 +65,4 @@ def test_the_demo_takes_two_slots_and_gives_the_local_tables(node, new_clone, lo
         assert slots[one] != slots[other], (by_id[one], by_id[other])
 
     assert not clone.unfinished()
-    assert_same_tables(clone, local())
+    assert_same_tables(clone, expected)
