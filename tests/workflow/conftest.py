@@ -55,7 +55,7 @@ class Workflow:
     def _arguments(self, config: dict) -> list[str]:
         path = self.directory / "config.yaml"
         path.write_text(yaml.safe_dump(config))
-        return ["--snakefile", str(ROOT / "Snakefile"), "--cores", "2", "--configfile", str(path)]
+        return ["--snakefile", str(ROOT / "Snakefile"), "--configfile", str(path), "--cores", "2"]
 
     def command(self, config: dict, *arguments: str) -> list[str]:
         command = [sys.executable, "-m", "snakemake", "--directory", str(self.directory)]

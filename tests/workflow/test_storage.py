@@ -14,7 +14,7 @@ pytestmark = pytest.mark.workflow
 
 # In a mount namespace of its own the file system vanishes with the shell.
 SCRIPT = """
-mount -t tmpfs -o size=180k none results || exit 99
+mount -t tmpfs -o size=100k none results || exit 99
 "$@" > full 2>&1; echo $? > full.status
 mount -o remount,size=100m,ro results
 "$@" > readonly 2>&1; echo $? > readonly.status
