@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,6 +21,7 @@ def _call_snakemake(arguments: list[str], output: Path) -> None:
         for number in (1, 2):
             os.dup2(stream.fileno(), number)
     os.chdir(ROOT)
+    sys.argv[1:] = arguments
     main(arguments)
 
 
