@@ -3,11 +3,11 @@ VENV ?= .venv
 CORES ?= all
 PYTHON ?= python3
 CONFIG ?= config/config.yaml
-# What else Snakemake is told.
-FLAGS ?= --quiet rules
+# What else Snakemake is told. `FLAGS=` shows Snakemake's own output.
+FLAGS ?= --logger gwprune
 
 python := $(VENV)/bin/python
-snakemake := $(VENV)/bin/snakemake --cores $(CORES) --configfile $(CONFIG) $(FLAGS)
+snakemake := $(python) -m snakemake --cores $(CORES) --configfile $(CONFIG) $(FLAGS)
 stamp := $(VENV)/.gwprune-complete
 
 .PHONY: help env demo run report test test-cluster test-storm lint docs findings studies bench bench-intervals

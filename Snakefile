@@ -39,5 +39,4 @@ localrules:
 rule all:
     default_target: True
     input:
-        final_tables(),
-        final_figures(),
+        PLAN.results(),

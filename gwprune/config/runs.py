@@ -36,7 +36,13 @@ def _l1_token(l1: float) -> str:
 
 @dataclass(frozen=True)
 class Node:
-    """One job of an iterative method: its name, the name of the job before it (None: the first), and its level."""
+    """One job of an iterative method.
+
+    Attributes:
+        name: of the job, in file names.
+        before: name of the job whose network it goes on with; None for the first of a chain.
+        level: what it prunes and trains.
+    """
 
     name: str
     before: str | None
@@ -49,7 +55,13 @@ def _hash_of(levels: Sequence[Level]) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """One run; ``name`` is the ``run`` column of every table."""
+    """One network on one data set with one training recipe.
+
+    Attributes:
+        name: column ``run`` of every table.
+        l1: the coefficient of the penalty, one of those that the configuration lists.
+        experiment: all its settings.
+    """
 
     name: str
     l1: float
@@ -62,7 +74,12 @@ class Run:
         return dataset.name if not dataset.options else f"{dataset.name}_{config_hash(dataset.options)[:8]}"
 
     def section(self, name: str, *keys: str) -> dict[str, Any]:
-        """Plain values of a section (all of it, or some keys): what a job depends on."""
+        """Plain values of a section.
+
+        Args:
+            name: of the section.
+            *keys: which of its keys; none: all.
+        """
         values = getattr(self.experiment, name).model_dump(mode="json")
         return {key: values[key] for key in keys or values}
 
@@ -95,11 +112,11 @@ class Run:
         """The recipe of sparse training: that of dense training over its own number of epochs."""
         return {**self.recipe(), "epochs": self.experiment.epochs.sparse}
 
-    def masked_methods(self) -> list[str]:
-        """Methods and controls of section `sparse_training` that train on a given mask."""
+    def masked_methods(self) -> list[tuple[str, str]]:
+        """(method, control or "") of what section `sparse_training` trains on a given mask."""
         section = self.experiment.sparse_training
-        plain = [name for name in section.methods if method_of(name).when != "iterative"]
-        return [*plain, *(f"{name}_{control}" for name in section.methods for control in section.controls)]
+        plain = [(name, "") for name in section.methods if method_of(name).when != "iterative"]
+        return [*plain, *((name, control) for name in section.methods for control in section.controls)]
 
     def iterative_methods(self) -> list[str]:
         """Methods of section `sparse_training` that are chains of levels."""
@@ -119,6 +136,15 @@ class Run:
         """All jobs of an iterative method by name."""
         section = self.experiment.sparse_training
         return {node.name: node for sparsity in section.sparsities for node in self.chain(method, sparsity)}
+
+    def snapshots(self) -> list[int]:
+        """Epochs of dense training after which the network is needed again: where something rewinds to."""
+        tuning = self.experiment.fine_tuning
+        epochs = {self.first_finetuned_epoch} if tuning.rewinding == "weights" and tuning.methods else set()
+        for name in self.iterative_methods():
+            levels = [node.level for node in self.nodes(name).values()]
+            epochs |= {level.first_epoch for level in levels if level.start == "rewound"}
+        return sorted(epochs)
 
 
 def expand(config: Config) -> dict[str, Run]:

@@ -1,16 +1,16 @@
-"""Stages `prepare_data`, `train` and `snapshot`."""
+"""Work of the rules `prepare_data`, `train` and `snapshot`."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from .. import datasets
 from ..datasets import DeviceSplit
@@ -23,144 +23,177 @@ from ..training.evaluation import Evaluation, evaluate, l1_norm
 from ..training.train import EpochRecord, Recipe, train
 from .artifacts import build_network, save_network
 from .job import Job
+from .rules import Files
 
-__all__ = ["measure", "prepare_data", "progress_of", "snapshot", "train_dense", "values_of"]
+__all__ = [
+    "DataSettings",
+    "SnapshotSettings",
+    "TrainSettings",
+    "after_epoch",
+    "columns_of",
+    "initial_network",
+    "prepare_data",
+    "snapshot",
+    "train_dense",
+]
 
 logger = logging.getLogger("gwprune")
 
 
-def prepare_data(path: str, *, dataset: Mapping[str, Any], data_dir: str) -> None:
-    """Read or download a data set, split it, and write it as uint8 tensors."""
-    data = datasets.prepare(dataset["name"], data_dir, **dataset["options"])
-    datasets.save(data, path)
+@dataclass(frozen=True)
+class DataSettings:
+    """Settings of rule `prepare_data`.
+
+    Attributes:
+        dataset: name and options of the data set.
+    """
+
+    dataset: Mapping[str, Any]
+
+
+def prepare_data(job: Job, inputs: Files, outputs: Files, settings: DataSettings) -> None:
+    """Read or download a data set, split it, and write it as uint8 tensors to ``outputs["data"]``."""
+    data = datasets.prepare(settings.dataset["name"], job.data_dir, **settings.dataset["options"])
+    datasets.save(data, outputs["data"])
     sizes = {split: len(labels) for split, labels in data.labels.items()}
     logger.info("%s: %s, %d classes", data.name, sizes, data.classes)
 
 
-def measure(model: nn.Module, prunable: PrunableSet, split: DeviceSplit, l1: float) -> dict[str, float]:
-    """loss, objective (loss plus l1 term) and accuracies of a network on a split."""
-    return values_of(evaluate(model, split), l1 * l1_norm(prunable))
-
-
-def values_of(found: Evaluation, penalty: float) -> dict[str, float]:
-    """The columns of tables: an evaluation, and its loss plus the l1 term as ``objective``."""
+def columns_of(evaluation: Evaluation, penalty: float) -> dict[str, float]:
+    """Columns of tables: loss, accuracies, and the loss plus the l1 term as ``objective``."""
     return {
-        "loss": found.loss,
-        "objective": found.loss + penalty,
-        "accuracy": found.accuracy,
-        "top5_accuracy": found.top5_accuracy,
+        "loss": evaluation.loss,
+        "objective": evaluation.loss + penalty,
+        "accuracy": evaluation.accuracy,
+        "top5_accuracy": evaluation.top5_accuracy,
     }
 
 
-def progress_of(job: Job, last_epoch: int, show: Callable[[EpochRecord], Any]) -> Callable[[EpochRecord], None]:
-    """What follows an epoch: a line in the log, ``show``, and a stop if one is asked for and a checkpoint is there."""
+def after_epoch(job: Job, last_epoch: int) -> Callable[[EpochRecord], None]:
+    """What follows an epoch of training: a line in the log, and the end of the job if a signal asked for it.
 
-    def progress(record: EpochRecord) -> None:
+    Args:
+        job: that trains.
+        last_epoch: of the training; it has no checkpoint, as what follows is short.
+    """
+
+    def logged(record: EpochRecord) -> None:
         logger.info("%s", record)
-        show(record)
-        if record.epoch < last_epoch:  # the last epoch has no checkpoint: what follows it is short
+        if record.epoch < last_epoch:
             job.interruption.check()
 
-    return progress
+    return logged
 
 
-def _initial(job: Job, images: datasets.ImageData, description: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    """The untrained network of a run and seed, and what its files say of it."""
-    about = {
-        **description,
+def initial_network(
+    job: Job, images: datasets.ImageData, network: Mapping[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The untrained network of a run and seed.
+
+    It is never a file: the seed gives the same weights everywhere.
+
+    Args:
+        job: its seed gives the weights.
+        images: give the shape of an input and the number of classes.
+        network: its name and options.
+
+    Returns:
+        The network in eval mode on the job's device, and the description that its files carry.
+    """
+    description = {
+        **network,
         "input_shape": list(images.images["train"].shape[1:]),
         "classes": images.classes,
         "data": images.fingerprint,
     }
     torch.manual_seed(stream_seed(job.seed, "initial weights"))
-    return build_network(about).to(job.device), about
+    return build_network(description).to(job.device).eval(), description
 
 
-def snapshot(
-    job: Job,
-    data: str,
-    path: str,
-    *,
-    description: Mapping[str, Any],
-    epoch: int,
-    recipe: Mapping[str, Any] | None,
-    checkpoint: str,
-) -> None:
-    """Write the network as dense training has it after ``epoch`` epochs; 0: before the first, for which no recipe is
-    needed. The epochs are trained again: training is repeatable, and a copy of every epoch would fill disks."""
-    images = datasets.load(data)
-    model, about = _initial(job, images, description)
-    if epoch:
+@dataclass(frozen=True)
+class TrainSettings:
+    """Settings of rule `train`.
+
+    Attributes:
+        network: name and options of the network.
+        recipe: fields of :class:`gwprune.training.train.Recipe`.
+        checkpoint: file of the training that is under way.
+    """
+
+    network: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    checkpoint: str
+
+
+@dataclass(frozen=True)
+class SnapshotSettings(TrainSettings):
+    """Settings of rule `snapshot`: those of the training, and after which epoch the network is written."""
+
+    epoch: int
+
+
+def snapshot(job: Job, inputs: Files, outputs: Files, settings: SnapshotSettings) -> None:
+    """Write the network as dense training has it after an epoch.
+
+    The epochs are trained again: training is repeatable, and a copy of every epoch would fill disks.
+    """
+    images = datasets.load(inputs["data"])
+    model, description = initial_network(job, images, settings.network)
+    if settings.epoch:
         splits = {name: DeviceSplit.from_data(images, name, job.device) for name in ("train", "val")}
-        with tqdm(total=epoch, unit="epoch", disable=None) as bar, job.interruption.deferred():
+        with job.interruption.deferred():
             train(
                 model,
                 splits["train"],
                 splits["val"],
-                Recipe(**recipe),
+                Recipe(**settings.recipe),
                 job.seed,
-                last_epoch=epoch,
-                checkpoint=Path(checkpoint),
-                progress=progress_of(job, epoch, lambda _: bar.update()),
+                last_epoch=settings.epoch,
+                checkpoint=Path(settings.checkpoint),
+                progress=after_epoch(job, settings.epoch),
             )
-    save_network(path, model, about, owner=job.key)
-    Path(checkpoint).unlink(missing_ok=True)
+    save_network(outputs["network"], model, description, owner=job.key)
+    Path(settings.checkpoint).unlink(missing_ok=True)
 
 
-def train_dense(
-    job: Job,
-    data: str,
-    *,
-    network: str,
-    history: str,
-    dense: str,
-    description: Mapping[str, Any],
-    recipe: Mapping[str, Any],
-    checkpoint: str,
-) -> None:
+def train_dense(job: Job, inputs: Files, outputs: Files, settings: TrainSettings) -> None:
     """Train a network from a seeded start.
 
     Writes the network, the rows of table `training`, and as JSON what the tolerances need: loss, objective and
     accuracy on training and validation data, and the deviation of the training losses over mini-batches.
     """
-    images = datasets.load(data)
-    model, about = _initial(job, images, description)
+    images = datasets.load(inputs["data"])
+    model, description = initial_network(job, images, settings.network)
     prunable = PrunableSet(model)
     splits = {name: DeviceSplit.from_data(images, name, job.device) for name in ("train", "val")}
-    logger.info(
-        "%s with %d prunable weights in %d tensors", description["name"], prunable.dimension, len(prunable.names)
-    )
-    plan = Recipe(**recipe)
-    with tqdm(total=plan.epochs, unit="epoch", disable=None) as bar:
-
-        def show(record: EpochRecord) -> None:
-            bar.update(record.epoch - bar.n)
-            bar.set_postfix(loss=f"{record.train_loss:.4f}", val=f"{record.val_accuracy:.2f}%")
-
-        with job.interruption.deferred():
-            records = train(
-                model,
-                splits["train"],
-                splits["val"],
-                plan,
-                job.seed,
-                checkpoint=Path(checkpoint),
-                progress=progress_of(job, plan.epochs, show),
-            )
-    values = {name: measure(model, prunable, split, plan.l1) for name, split in splits.items()}
-    batches = splits["train"].batches(plan.batch_size)
-    deviation, count = batch_deviation(model, functional.cross_entropy, batches, plan.batch_size)
+    name = settings.network["name"]
+    logger.info("%s with %d prunable weights in %d tensors", name, prunable.dimension, len(prunable.names))
+    recipe = Recipe(**settings.recipe)
+    with job.interruption.deferred():
+        records = train(
+            model,
+            splits["train"],
+            splits["val"],
+            recipe,
+            job.seed,
+            checkpoint=Path(settings.checkpoint),
+            progress=after_epoch(job, recipe.epochs),
+        )
+    penalty = recipe.l1 * l1_norm(prunable)
+    values = {name: columns_of(evaluate(model, split), penalty) for name, split in splits.items()}
+    batches = splits["train"].batches(recipe.batch_size)
+    deviation, count = batch_deviation(model, functional.cross_entropy, batches, recipe.batch_size)
     summary = {
         "owner": job.key,
         "splits": values,
         "batch_std": deviation,
         "batches": count,
-        "batch_size": plan.batch_size,
-        "l1": plan.l1,
+        "batch_size": recipe.batch_size,
+        "l1": recipe.l1,
         "dimension": prunable.dimension,
     }
     logger.info("dense: %s, batch_std %.6g", values, summary["batch_std"])
-    save_network(network, model, about, owner=job.key)
-    write_table("training", [{**job.key, **vars(record)} for record in records], history, job.provenance())
-    write_json(dense, summary)
-    Path(checkpoint).unlink(missing_ok=True)
+    save_network(outputs["network"], model, description, owner=job.key)
+    write_table("training", [{**job.key, **vars(record)} for record in records], outputs["history"], job.provenance())
+    write_json(outputs["dense"], summary)
+    Path(settings.checkpoint).unlink(missing_ok=True)

@@ -13,7 +13,7 @@ __all__ = ["EXIT_STATUS", "Interrupted", "Interruption"]
 # EX_TEMPFAIL of sysexits.h: not done, worth another try.
 EXIT_STATUS = 75
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Interrupted(BaseException):
@@ -21,10 +21,11 @@ class Interrupted(BaseException):
 
 
 class Interruption:
-    """What becomes of SIGTERM and SIGUSR1 while :meth:`handled` is entered.
+    """What becomes of SIGTERM, SIGUSR1 and SIGINT while :meth:`handled` is entered.
 
-    Both mean that time is short: SLURM sends SIGTERM before it kills a job for its time limit, for preemption or for
-    `scancel`, and whichever signal `sbatch --signal` names ahead of the limit.
+    The first two mean that time is short: SLURM sends SIGTERM before it kills a job for its time limit, for preemption
+    or for `scancel`, and whichever signal `sbatch --signal` names ahead of the limit. SIGINT is a person's Ctrl-C, who
+    does not want to wait for a checkpoint.
     """
 
     def __init__(self) -> None:
@@ -37,7 +38,9 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():  # Python delivers signals there alone
             yield self
             return
-        before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        # A shell that starts a process in the background lets it ignore Ctrl-C; so it stays.
+        numbers = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._receive) for number in numbers}
         try:
             yield self
         finally:
@@ -47,7 +50,7 @@ class Interruption:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         again = self._received is not None
         self._received = number
-        if not self._closed and (not self._deferred or again):
+        if not self._closed and (not self._deferred or again or number == signal.SIGINT):
             raise Interrupted(signal.Signals(number).name)
 
     @contextmanager

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,12 +29,22 @@ SLOTS_VARIABLE = "GWPRUNE_GPU_SLOTS"
 
 @dataclass(frozen=True)
 class Job:
-    """Which run and seed a job belongs to (empty and -1: all), and where it computes."""
+    """What a job's work is given beside files and settings.
+
+    Attributes:
+        run: that it belongs to; empty for a job of all runs.
+        seed: that it belongs to; -1 for a job of all seeds.
+        device: where it computes.
+        configuration: what the provenance of its files names by a hash.
+        data_dir: directory of downloaded data sets.
+        interruption: to be asked after each checkpoint whether to stop.
+    """
 
     run: str = ""
     seed: int = -1
     device: str = "cpu"
-    settings: dict = field(default_factory=dict)
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+    data_dir: str = "data"
     interruption: Interruption = field(default_factory=Interruption, compare=False, repr=False)
 
     @property
@@ -44,7 +54,7 @@ class Job:
 
     def provenance(self) -> dict[str, str]:
         """Provenance for a file of this job."""
-        return provenance(self.settings, self.device)
+        return provenance(self.configuration, self.device)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -86,7 +96,8 @@ def job(
     seed: int | str = -1,
     device: str = "",
     threads: int = 1,
-    settings: dict | None = None,
+    configuration: Mapping[str, Any] | None = None,
+    data_dir: str = "data",
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
     checkpoints: Sequence[str] = (),
@@ -95,21 +106,29 @@ def job(
     """Run a job's work: log to ``log`` and standard error; an error ends the process with one clear line.
 
     One process at a time does a job. Another that was started meanwhile (after its Snakemake was killed and started
-    again, say) waits, and ends if the first one made the outputs of the same inputs and settings.
+    again, say) waits, and ends if the first one made the outputs of the same inputs and configuration.
 
-    SIGTERM and SIGUSR1 end the process with status 75, once a checkpoint is written where the work writes them.
+    SIGTERM and SIGUSR1 end the process with status 75, once a checkpoint is written where the work writes them; Ctrl-C
+    ends it at once with the same status.
 
     Args:
+        log: file; what an earlier attempt wrote there goes.
+        run: that the job belongs to.
+        seed: that the job belongs to.
         device: ``auto``, ``cpu`` or ``cuda``; empty for a job that does not compute (torch is not set up then).
-        inputs, outputs: files.  checkpoints: their names, or what these begin with. What killed processes left
-            unfinished of outputs and checkpoints is removed.
+        threads: that torch computes with.
+        configuration: what the result depends on.
+        data_dir: directory of downloaded data sets.
+        inputs: files.
+        outputs: files. What killed processes left unfinished of them is removed.
+        checkpoints: names of further files that are left unfinished, or what these names begin with.
         gpus: slots that the job takes: of those that the environment variable GWPRUNE_GPU_SLOTS lists, one.
     """
-    state = Interruption()
+    interruption = Interruption()
     try:
         with ExitStack() as stack:
-            stack.enter_context(state.handled())
-            work = config_hash({"settings": settings, "inputs": [_identity(path) for path in inputs]})
+            stack.enter_context(interruption.handled())
+            work = config_hash({"configuration": configuration, "inputs": [_identity(path) for path in inputs]})
             me = f"{work} process {os.getpid()} on {os.uname().nodename}"
             before = stack.enter_context(locked(f"{log}.lock", me)) or ""
             if before.startswith(work) and outputs and all(map(os.path.exists, outputs)):
@@ -121,7 +140,17 @@ def job(
             for path in (*outputs, *checkpoints):
                 remove_leftovers(path)
             stack.enter_context(_logging(log))
-            yield stack.enter_context(_working(log, run, seed, device, threads, settings or {}, gpus, state))
+            stack.enter_context(_errors(log))
+            slots = os.environ.get(SLOTS_VARIABLE, "").replace(",", " ").split()
+            if gpus and slots:
+                stack.enter_context(gpu_slot(slots))
+            name = _prepare_torch(device, threads) if device else "cpu"
+            logger.info("run %s, seed %s, device %s, threads %d", run or "-", seed, name, threads)
+            if "CUDA_VISIBLE_DEVICES" in os.environ:
+                logger.info("CUDA_VISIBLE_DEVICES=%s", os.environ["CUDA_VISIBLE_DEVICES"])
+            yield Job(run, int(seed), name, configuration or {}, data_dir, interruption)
+            interruption.close()
+            logger.info("done")
     except Interrupted as signal:  # before or after the work itself
         print(f"gwprune: stopped by {signal}", file=sys.stderr)
         sys.exit(EXIT_STATUS)
@@ -158,31 +187,14 @@ def _logging(log: str | os.PathLike) -> Iterator[None]:
 
 
 @contextmanager
-def _working(
-    log: str | os.PathLike,
-    run: str,
-    seed: int | str,
-    device: str,
-    threads: int,
-    settings: dict,
-    gpus: int,
-    state: Interruption,
-) -> Iterator[Job]:
+def _errors(log: str | os.PathLike) -> Iterator[None]:
     """The boundary of the process: what the work raises becomes a traceback in the log and one line on the terminal."""
-    slots = os.environ.get(SLOTS_VARIABLE, "").replace(",", " ").split()
     try:
-        with ExitStack() as stack:
-            if gpus and slots:
-                stack.enter_context(gpu_slot(slots))
-            name = _prepare_torch(device, threads) if device else "cpu"
-            logger.info("run %s, seed %s, device %s, threads %d", run or "-", seed, name, threads)
-            if "CUDA_VISIBLE_DEVICES" in os.environ:
-                logger.info("CUDA_VISIBLE_DEVICES=%s", os.environ["CUDA_VISIBLE_DEVICES"])
-            yield Job(run, int(seed), name, settings, state)
-            state.close()
-            logger.info("done")
+        yield
     except Interrupted as signal:
-        logger.warning("stopped by %s; run again to go on from the last checkpoint", signal)
+        # After Ctrl-C it is the run that says how to go on, not each of its jobs.
+        level = logging.INFO if str(signal) == "SIGINT" else logging.WARNING
+        logger.log(level, "stopped by %s; run again to go on from the last checkpoint", signal)
         sys.exit(EXIT_STATUS)
     except Exception as error:  # the boundary of the process  # noqa: BLE001
         with suppress(OSError), open(log, "a") as stream:
@@ -199,22 +211,23 @@ def _identity(path: str) -> list[str | int]:
     return [path, status.st_size, status.st_mtime_ns]
 
 
-def from_snakemake(snakemake: Any, settings: dict | None = None) -> AbstractContextManager[Job]:
-    """:func:`job` for a script's ``snakemake`` object: its wildcards run and seed, its param device, its files.
+def from_snakemake(snakemake: Any) -> AbstractContextManager[Job]:
+    """:func:`job` for a script's ``snakemake`` object: its files, its wildcards run and seed, and its params.
 
-    Args:
-        settings: what the provenance names; all params when it is not given.
+    The provenance of its files names the param ``provenance``, or all params where there is none.
     """
     params = dict(snakemake.params.items())
+    checkpoint = params.get("settings", {}).get("checkpoint")
     return job(
         snakemake.log[0],
         run=snakemake.wildcards.get("run", ""),
         seed=snakemake.wildcards.get("seed", -1),
         device=params.get("device", ""),
         threads=snakemake.threads,
-        settings=params if settings is None else settings,
+        configuration=params.get("provenance", params),
+        data_dir=snakemake.config.get("data_dir", "data"),
         inputs=list(snakemake.input),
         outputs=list(snakemake.output),
-        checkpoints=[params["checkpoint"]] if "checkpoint" in params else [],
+        checkpoints=[checkpoint] if checkpoint else [],
         gpus=snakemake.resources.get("gpu", 0),
     )

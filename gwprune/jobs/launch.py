@@ -5,13 +5,15 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from ..storage.files import read_json, write_json
@@ -56,8 +58,23 @@ class Launch:
         self._own = self._notes / f"{self._host}-{os.getpid()}.json"
         self._held = ExitStack()
 
+    def around(self, execute: Callable[..., Any]) -> Callable[..., Any]:
+        """Snakemake's function that executes a workflow, with :meth:`begin` before it, unless it is a dry run.
+
+        After Ctrl-C, the last line says how to go on.
+        """
+
+        def executed(executor_plugin: Any, **settings: Any) -> Any:
+            if executor_plugin.common_settings.dryrun_exec:
+                return execute(executor_plugin=executor_plugin, **settings)
+            self.begin()
+            with _said_after_ctrl_c("interrupted; the same command goes on, from the last checkpoints"):
+                return execute(executor_plugin=executor_plugin, **settings)
+
+        return executed
+
     def begin(self) -> None:
-        """At the start of any call, before Snakemake looks at its locks: note this process, unlock what dead ones held.
+        """Before Snakemake looks at its locks: note this process, and unlock what dead ones held.
 
         A directory that cannot be written is left as it is.
         """
@@ -155,6 +172,27 @@ def _slurm_jobs(name: str) -> list[str]:
         _say(f"squeue failed, jobs that a killed run left may go on: {found.stderr.strip()}")
         return []
     return found.stdout.split()
+
+
+@contextmanager
+def _said_after_ctrl_c(text: str) -> Iterator[None]:
+    """Snakemake makes of a Ctrl-C what it likes; whatever it is, it ends with this line."""
+    interrupted = False
+    before = signal.getsignal(signal.SIGINT)
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        before(number, frame)
+
+    if callable(before):  # not where a shell's background process ignores it
+        signal.signal(signal.SIGINT, receive)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if interrupted:
+            atexit.register(_say, text)
 
 
 def _say(text: str) -> None:

@@ -6,13 +6,12 @@ Each function takes the job, its named files, and its settings.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch.nn import functional
-from tqdm import tqdm
 
 from .. import datasets
 from ..curvature.compaction import CompactedOperator
@@ -28,6 +27,7 @@ from ..tables.files import write_table
 from ..tables.thresholds import epsilons_of
 from .artifacts import load_network, load_probe, save_probe, weights_digest
 from .job import Job
+from .rules import Files
 
 __all__ = [
     "OperatorSettings", "PredictSettings", "ProductsSettings", "SpectrumSettings", "curve_sparsities", "predict",
@@ -78,16 +78,16 @@ class PredictSettings:
     """Settings of :func:`predict`.
 
     Attributes:
-        probes: operator -> files of its probes, in the order of their numbers.
+        operators: some of ``"hessian"`` and ``"ggn"``.
+        predictors: names of such that need the spectrum alone.
         epsilon_rules: ``batch_std``, ``relative:x`` or ``absolute:x``.
         sparsities: those that the width curve must hold.
-        predictors: names; by default all that need the spectrum alone.
     """
 
-    probes: Mapping[str, Sequence[str]]
+    operators: Sequence[str]
+    predictors: Sequence[str]
     epsilon_rules: Sequence[str]
     sparsities: Sequence[float]
-    predictors: Sequence[str] = tuple(name for name, entry in PREDICTORS.items() if entry.from_spectrum)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,18 +98,16 @@ class ProductsSettings(OperatorSettings):
         predictor: its name.
         operators: some of ``"hessian"`` and ``"ggn"``.
         epsilon_rules: ``batch_std``, ``relative:x`` or ``absolute:x``.
-        probes: operator -> files of its probes; empty for a predictor that does not need the spectrum.
         cone_steps: most Lanczos steps from one removed vector.
     """
 
     predictor: str
     operators: Sequence[str]
     epsilon_rules: Sequence[str]
-    probes: Mapping[str, Sequence[str]]
     cone_steps: int = 64
 
 
-def _operator(job: Job, inputs: Mapping[str, str], predictor: Predictor, name: str, settings: OperatorSettings) -> Any:
+def _operator(job: Job, inputs: Files, predictor: Predictor, name: str, settings: OperatorSettings) -> Any:
     """The operator; with a checkpoint, its products are kept on file until the job is complete."""
     split = DeviceSplit.from_data(datasets.load(inputs["data"]), "train", job.device)
     how = {"batch_size": settings.batch_size, "memory_mb": settings.memory_mb}
@@ -141,7 +139,7 @@ def _operator(job: Job, inputs: Mapping[str, str], predictor: Predictor, name: s
     return RecordedOperator(operator, settings.checkpoint, belongs_to, written=job.interruption.check)
 
 
-def spectrum(job: Job, inputs: Mapping[str, str], outputs: Mapping[str, str], settings: SpectrumSettings) -> None:
+def spectrum(job: Job, inputs: Files, outputs: Files, settings: SpectrumSettings) -> None:
     """One Lanczos run: writes the raw Jacobi coefficients.
 
     Args:
@@ -151,7 +149,7 @@ def spectrum(job: Job, inputs: Mapping[str, str], outputs: Mapping[str, str], se
         settings: see :class:`SpectrumSettings`.
     """
     operator = _operator(job, inputs, PREDICTORS["width"], settings.operator, settings)
-    with tqdm(total=settings.steps, unit="product", disable=None) as bar, job.interruption.deferred():
+    with job.interruption.deferred():
         result = probe_spectra(
             operator,
             steps=settings.steps,
@@ -159,7 +157,7 @@ def spectrum(job: Job, inputs: Mapping[str, str], outputs: Mapping[str, str], se
             seed=job.seed,
             reorthogonalize=settings.reorthogonalize,
             storage=settings.basis,
-            progress=lambda step: bar.update(step - bar.n),
+            progress=_logged_steps(settings.steps),
         )
     logger.info("%d of %d rows are not zero; %d steps", result.active, result.dimension, result.steps)
     save_probe(
@@ -167,6 +165,16 @@ def spectrum(job: Job, inputs: Mapping[str, str], outputs: Mapping[str, str], se
     )
     if settings.checkpoint:
         operator.remove()
+
+
+def _logged_steps(steps: int) -> Callable[[int], None]:
+    """What follows a Lanczos step: a line in the log with every eighth of all ``steps``."""
+
+    def logged(step: int) -> None:
+        if 8 * step // steps > 8 * (step - 1) // steps:
+            logger.info("step %d of %d", step, steps)
+
+    return logged
 
 
 def _rows(
@@ -196,13 +204,14 @@ def _rows(
 
 
 def predict_with_products(
-    job: Job, inputs: Mapping[str, str], outputs: Mapping[str, str], settings: ProductsSettings
+    job: Job, inputs: Files, outputs: Files, settings: ProductsSettings
 ) -> None:
     """A predictor that multiplies by the operator, or needs the gradient: writes its thresholds.
 
     Args:
         job: the run and seed.
-        inputs: ``data``, ``network``, ``dense``; the files of the probes stand in the settings.
+        inputs: ``data``, ``network``, ``dense``; for a predictor that needs the spectrum also by the name of each
+            operator the files of its probes, in the order of their numbers.
         outputs: ``predictions``.
         settings: see :class:`ProductsSettings`.
     """
@@ -214,7 +223,7 @@ def predict_with_products(
         operators.append(operator)
         probes = None
         if "spectrum" in predictor.needs:
-            probes = _spectrum(job, name, settings.probes[name], operator.prunable)
+            probes = _spectrum(job, name, inputs[name], operator.prunable)
         # Without a checkpoint there is nothing to wait for.
         with job.interruption.deferred() if settings.checkpoint else nullcontext():
             problem = problem_for(
@@ -249,22 +258,23 @@ def curve_sparsities(asked: Sequence[float], points: int = 81) -> list[float]:
     return sorted(even | set(asked))
 
 
-def predict(job: Job, inputs: Mapping[str, str], outputs: Mapping[str, str], settings: PredictSettings) -> None:
+def predict(job: Job, inputs: Files, outputs: Files, settings: PredictSettings) -> None:
     """What follows from the probes alone: writes spectra, width curves, and the thresholds of the predictors.
 
     Args:
         job: the run and seed.
-        inputs: ``network``, ``dense``; the files of the probes stand in the settings.
-        outputs: ``spectra``, ``curves``, ``predictions``.
+        inputs: ``network``, ``dense``; by the name of each operator the files of its probes, in the order of their
+            numbers.
+        outputs: ``spectra``, ``width_curves``, ``predictions``.
         settings: see :class:`PredictSettings`.
     """
     prunable = PrunableSet(load_network(inputs["network"], owner=job.key))
-    rows: dict[str, list[dict[str, Any]]] = {"spectra": [], "curves": [], "predictions": []}
+    rows: dict[str, list[dict[str, Any]]] = {"spectra": [], "width_curves": [], "predictions": []}
     tolerances = epsilons_of(inputs["dense"], settings.epsilon_rules, owner=job.key)
     grid = curve_sparsities(settings.sparsities)
     problem = problem_for(PREDICTORS["width"], prunable, seed=job.seed)
-    for operator, files in settings.probes.items():
-        problem = replace(problem, spectrum=_spectrum(job, operator, files, prunable))
+    for operator in settings.operators:
+        problem = replace(problem, spectrum=_spectrum(job, operator, inputs[operator], prunable))
         for number, probe in enumerate(problem.spectrum.probes):
             for name in probe.rules:
                 key = {**job.key, "operator": operator, "probe": number, "rule": name}
@@ -275,11 +285,11 @@ def predict(job: Job, inputs: Mapping[str, str], outputs: Mapping[str, str], set
         for rule, epsilon in tolerances.items():
             key = {**job.key, "operator": operator, "epsilon_rule": rule}
             curve = width_curve(problem.spectrum, problem.norms, grid, epsilon)
-            rows["curves"] += [
+            rows["width_curves"] += [
                 {**key, **dict(zip(curve, map(float, values), strict=True))}
                 for values in zip(*curve.values(), strict=True)
             ]
         for name in settings.predictors:
             rows["predictions"] += _rows(job, PREDICTORS[name], operator, problem, tolerances)
-    for output, table in (("spectra", "spectra"), ("curves", "width_curves"), ("predictions", "predictions")):
-        write_table(table, rows[output], outputs[output], job.provenance())
+    for table, own in rows.items():
+        write_table(table, own, outputs[table], job.provenance())

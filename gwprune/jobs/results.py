@@ -1,11 +1,14 @@
-"""Stages `collect`, `aggregate` and the figures: from part files to tables and pictures. Nothing here computes on a
-network."""
+"""Work of the rules `collect`, `aggregate` and of the figures: from part files to tables and pictures.
+
+Nothing here computes on a network.
+"""
 
 from __future__ import annotations
 
 import csv
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,20 @@ from ..tables.comparison import comparison_rows, comparison_threshold_rows, sour
 from ..tables.files import combine, read_table, table_provenance, write_table
 from ..tables.published import published_rows
 from ..tables.rendering import comparison_pages, html, markdown
+from ..tables.schemas import RUN_TABLES
 from ..tables.thresholds import criteria_of, empirical_rows, threshold_rows
 from .job import Job
+from .rules import Files
 
-__all__ = ["aggregate", "collect", "draw", "read_benchmark"]
+__all__ = [
+    "AggregateSettings",
+    "CollectSettings",
+    "DrawSettings",
+    "aggregate",
+    "collect",
+    "draw",
+    "read_benchmark",
+]
 
 logger = logging.getLogger("gwprune")
 
@@ -60,79 +73,105 @@ def _owner(file: str, keys: Iterable[tuple[str, int]]) -> dict[str, Any] | None:
     return next((seeds[folder] for folder in reversed(Path(file).parts) if folder in seeds), None)
 
 
-def collect(
-    job: Job,
-    parts: Mapping[str, Sequence[str]],
-    out: Mapping[str, str],
-    *,
-    dense: Sequence[str],
-    criteria: Sequence[Mapping[str, Any]],
-    facts: Mapping[str, Any],
-    asked: Sequence[float],
-    benchmarks: Iterable[Mapping[str, Any]],
-) -> None:
-    """Tables of one run: join the part files (table -> files) of its seeds, derive all the others.
+@dataclass(frozen=True)
+class CollectSettings:
+    """Settings of rule `collect`.
 
-    Args:
-        dense: dense summaries, one for each item of ``criteria``, which says run, seed, epsilon_rules, accuracy_drops.
+    Attributes:
+        seeds: of the run, in the order of its dense summaries.
+        epsilon_rules: loss tolerances.
+        accuracy_drops: allowed drops of the validation accuracy, percentage points.
         facts: network, dataset and l1 of the run, as in table `comparison`.
         asked: sparsities of the one-shot sweeps that the configuration asks for; the others are bisection's.
+        benchmarks: run, seed, rule, job and file of each benchmark of Snakemake.
+    """
+
+    seeds: Sequence[int]
+    epsilon_rules: Sequence[str]
+    accuracy_drops: Sequence[float]
+    facts: Mapping[str, Any]
+    asked: Sequence[float]
+    benchmarks: Sequence[Mapping[str, Any]]
+
+
+def collect(job: Job, inputs: Files, outputs: Files, settings: CollectSettings) -> None:
+    """Tables of one run: join the part files of its seeds, derive all the others.
+
+    ``inputs`` are table -> part files, and ``inputs["dense"]`` the dense summary of each seed.
     """
     wanted = {
-        (item["run"], item["seed"]): criteria_of(
-            file, item["epsilon_rules"], item["accuracy_drops"], owner={key: item[key] for key in ("run", "seed")}
+        (job.run, seed): criteria_of(
+            file, settings.epsilon_rules, settings.accuracy_drops, owner={"run": job.run, "seed": seed}
         )
-        for item, file in zip(criteria, dense, strict=True)
+        for seed, file in zip(settings.seeds, inputs["dense"], strict=True)
     }
     origin = job.provenance()
     joined = {
-        name: combine(name, files, out[name], origin, [_owner(file, wanted) for file in files])
-        for name, files in parts.items()
+        name: combine(name, files, outputs[name], origin, [_owner(file, wanted) for file in files])
+        for name, files in inputs.items()
+        if name in RUN_TABLES
     }
     origin = table_provenance(joined["sweep"])
-    empirical = write_table("empirical", empirical_rows(joined["sweep"], wanted), out["empirical"], origin)
-    write_table("thresholds", threshold_rows(joined["predictions"], empirical), out["thresholds"], origin)
-    write_table("costs", cost_rows(benchmarks), out["costs"], origin)
-    compared = comparison_rows(joined["sweep"], facts, asked, source_of(origin))
-    write_table("comparison", compared, out["comparison"], origin)
-    thresholds = comparison_threshold_rows(empirical, facts)
-    write_table("comparison_thresholds", thresholds, out["comparison_thresholds"], origin)
+    empirical = write_table("empirical", empirical_rows(joined["sweep"], wanted), outputs["empirical"], origin)
+    write_table("thresholds", threshold_rows(joined["predictions"], empirical), outputs["thresholds"], origin)
+    write_table("costs", cost_rows(settings.benchmarks), outputs["costs"], origin)
+    compared = comparison_rows(joined["sweep"], settings.facts, settings.asked, source_of(origin))
+    write_table("comparison", compared, outputs["comparison"], origin)
+    thresholds = comparison_threshold_rows(empirical, settings.facts)
+    write_table("comparison_thresholds", thresholds, outputs["comparison_thresholds"], origin)
 
 
-def aggregate(
-    job: Job,
-    runs: Mapping[str, Sequence[str]],
-    out: Mapping[str, str],
-    *,
-    benchmarks: Iterable[Mapping[str, Any]],
-    csv_file: str,
-    pages: Mapping[str, str],
-) -> None:
-    """Join the tables of all runs (table -> files); thresholds.csv says what table `thresholds` says.
+@dataclass(frozen=True)
+class AggregateSettings:
+    """Settings of rule `aggregate`.
 
-    Args:
+    Attributes:
         benchmarks: of jobs that belong to no single run.
-        pages: files of the rendered comparison, keys ``markdown`` and ``html``.
+        published: digest of the published numbers: with other ones the tables are made again.
+    """
+
+    benchmarks: Sequence[Mapping[str, Any]]
+    published: str
+
+
+def aggregate(job: Job, inputs: Files, outputs: Files, settings: AggregateSettings) -> None:
+    """Join the tables of all runs.
+
+    ``outputs["csv"]`` says what table `thresholds` says; ``outputs["markdown"]`` and ``outputs["html"]`` are the
+    rendered comparison.
     """
     origin = job.provenance()
-    joined = {name: combine(name, files, out[name], origin) for name, files in runs.items() if name != "costs"}
-    costs = [row for file in runs["costs"] for row in read_table("costs", file).to_pylist()]
-    write_table("costs", [*costs, *cost_rows(benchmarks)], out["costs"], table_provenance(joined["sweep"]))
-    write_table("published", published_rows(), out["published"], origin)
-    found = comparison_pages(*(joined[name].to_pylist() for name in ("comparison", "comparison_thresholds")))
+    joined = {name: combine(name, inputs[name], outputs[name], origin) for name in RUN_TABLES if name != "costs"}
+    costs = [row for file in inputs["costs"] for row in read_table("costs", file).to_pylist()]
+    costs += cost_rows(settings.benchmarks)
+    write_table("costs", costs, outputs["costs"], table_provenance(joined["sweep"]))
+    write_table("published", published_rows(), outputs["published"], origin)
+    pages = comparison_pages(*(joined[name].to_pylist() for name in ("comparison", "comparison_thresholds")))
     for kind, render in (("markdown", markdown), ("html", html)):
-        with atomic_path(pages[kind]) as temporary:
-            temporary.write_text(render(found))
+        with atomic_path(outputs[kind]) as temporary:
+            temporary.write_text(render(pages))
     thresholds = joined["thresholds"]
-    with atomic_path(csv_file) as temporary, open(temporary, "w", newline="") as stream:
+    with atomic_path(outputs["csv"]) as temporary, open(temporary, "w", newline="") as stream:
         writer = csv.DictWriter(stream, thresholds.schema.names)
         writer.writeheader()
         writer.writerows(thresholds.to_pylist())
 
 
-def draw(kind: str, tables: Mapping[str, str], path: str, run: str = "") -> None:
-    """Draw figure ``kind`` from table files; per-run figures need ``run``."""
+@dataclass(frozen=True)
+class DrawSettings:
+    """Settings of the rules `run_figures` and `threshold_figure`.
+
+    Attributes:
+        figures: figure -> the tables that it is drawn from.
+    """
+
+    figures: Mapping[str, Sequence[str]]
+
+
+def draw(job: Job, inputs: Files, outputs: Files, settings: DrawSettings) -> None:
+    """Draw figures from tables, of the job's run or of all."""
     from ..figures import FIGURES  # noqa: PLC0415 - matplotlib only where it draws
 
-    arrow = [read_table(name, file) for name, file in tables.items()]
-    FIGURES[kind](*arrow, *([run] if run else []), path)
+    for figure, tables in settings.figures.items():
+        arrow = [read_table(name, inputs[name]) for name in tables]
+        FIGURES[figure](*arrow, *([job.run] if job.run else []), outputs[figure])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -178,7 +180,7 @@ def test_without_a_note_nothing_is_removed(directory):
     assert locks(directory) == {0}
 
 
-def test_a_plan_leaves_the_note_so_that_a_later_start_can_cancel_jobs(directory, snakemake):
+def test_a_start_that_runs_no_job_leaves_the_note_so_that_a_later_one_can_cancel_jobs(directory, snakemake):
     snakemake(0, lives=False)
     launched(directory).end()
     assert len(list((directory / "gwprune-runs").glob("*.json"))) == 1
@@ -210,6 +212,56 @@ def test_a_directory_that_cannot_be_written_ends_nothing(directory, monkeypatch)
     monkeypatch.setattr("gwprune.jobs.launch.write_json", refuse)
     launch = launched(directory)
     launch.end()
+
+
+# --- plans, and Ctrl-C --------------------------------------------------------------------------------------
+
+
+def plugin(dryrun: bool) -> SimpleNamespace:
+    """What Snakemake's function that executes a workflow is told of the executor."""
+    return SimpleNamespace(common_settings=SimpleNamespace(dryrun_exec=dryrun))
+
+
+@pytest.mark.parametrize("dryrun", [True, False])
+def test_a_dry_run_changes_nothing_and_a_run_unlocks(directory, snakemake, dryrun):
+    snakemake(0, lives=False)
+    before = sorted(directory.rglob("*"))
+    launch = Launch(directory)
+    seen = launch.around(lambda executor_plugin, updated: (locks(directory), updated))(
+        executor_plugin=plugin(dryrun), updated="files"
+    )
+    assert seen == ({0} if dryrun else set(), "files")
+    if dryrun:
+        assert sorted(directory.rglob("*")) == before
+    launch.end()
+
+
+INTERRUPTED = """
+import os, signal, sys
+from pathlib import Path
+from types import SimpleNamespace
+from gwprune.jobs.launch import Launch
+
+def execute(executor_plugin):
+    try:
+        os.kill(os.getpid(), int(sys.argv[2]))
+    except KeyboardInterrupt:
+        print("Snakemake ends its jobs")
+        raise SystemExit(1)
+
+plugin = SimpleNamespace(common_settings=SimpleNamespace(dryrun_exec=False))
+Launch(Path(sys.argv[1])).around(execute)(executor_plugin=plugin)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGCHLD])
+def test_the_last_line_after_ctrl_c_says_how_to_go_on(directory, number):
+    command = [sys.executable, "-c", INTERRUPTED, str(directory), str(int(number))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    last = "gwprune: interrupted; the same command goes on, from the last checkpoints"
+    expected = (1, ["Snakemake ends its jobs", last]) if number == signal.SIGINT else (0, [])
+    assert (done.returncode, done.stdout.splitlines()) == expected
+    assert not list((directory / "gwprune-runs").glob("*.json"))
 
 
 # --- its SLURM jobs -----------------------------------------------------------------------------------------

@@ -1,56 +1,48 @@
 rule collect:
     input:
-        unpack(parts),
+        unpack(PLAN.parts),
     output:
-        **{name: run_table(name) for name in RUN_TABLES},
+        **{name: PLAN.run_table(name) for name in RUN_TABLES},
     log:
-        f"{LOGS}/collect/{{run}}.log",
+        PATH("logs/collect/{run}.log"),
     benchmark:
-        f"{BENCHMARKS}/collect/{{run}}.tsv"
+        PATH("benchmarks/collect/{run}.tsv")
     conda:
         ENVIRONMENT
-    threads: threads_of("tables")
+    threads: threads_of("collect")
     resources:
-        mem_mb=memory_of("tables"),
-        runtime=runtime_of("tables"),
+        **resources_of("collect"),
     params:
-        parts=PARTS,
-        criteria=criteria,
-        facts=facts,
-        asked=lambda wildcards: settings(wildcards).experiment.pruning.sparsities,
-        benchmarks=benchmarks,
-        config=run_provenance,
+        settings=settings("collect"),
+        provenance=provenance,
     script:
-        "../scripts/collect.py"
+        "../scripts/job.py"
 
 
 rule aggregate:
     input:
-        **{name: [run_table(name).format(run=run) for run in RUNS] for name in RUN_TABLES},
+        **{name: expand(PLAN.run_table(name), run=PLAN.runs) for name in RUN_TABLES},
     output:
-        **{name: f"{RESULTS}/tables/{name}.parquet" for name in TABLES},
-        csv=f"{RESULTS}/tables/thresholds.csv",
-        markdown=f"{RESULTS}/tables/comparison.md",
+        **{name: PLAN.table(name) for name in TABLES},
+        csv=PATH("tables/thresholds.csv"),
+        markdown=PATH("tables/comparison.md"),
         html=report(
-            f"{RESULTS}/tables/comparison.html",
+            PATH("tables/comparison.html"),
             caption="../report/comparison.rst",
             category="Comparison of methods",
             labels={"table": "comparison"},
         ),
     log:
-        f"{LOGS}/aggregate.log",
+        PATH("logs/aggregate.log"),
     benchmark:
-        f"{BENCHMARKS}/aggregate.tsv"
+        PATH("benchmarks/aggregate.tsv")
     conda:
         ENVIRONMENT
-    threads: threads_of("tables")
+    threads: threads_of("aggregate")
     resources:
-        mem_mb=memory_of("tables"),
-        runtime=runtime_of("tables"),
+        **resources_of("aggregate"),
     params:
-        benchmarks=shared_benchmarks(),
-        # Another digest, and the tables are made again.
-        published=lambda wildcards: config_hash({"rows": published_rows()}),
-        config=PROVENANCE,
+        settings=settings("aggregate"),
+        provenance=provenance,
     script:
-        "../scripts/aggregate.py"
+        "../scripts/job.py"

@@ -1,17 +1,16 @@
 rule prepare_data:
     output:
-        data=f"{RESULTS}/data/{{dataset}}.pt",
+        data=FILE("data"),
     log:
-        f"{LOGS}/prepare_data/{{dataset}}.log",
+        PATH("logs/prepare_data/{dataset}.log"),
     benchmark:
-        f"{BENCHMARKS}/prepare_data/{{dataset}}.tsv"
+        PATH("benchmarks/prepare_data/{dataset}.tsv")
     conda:
         ENVIRONMENT
-    threads: threads_of("prepare")
+    threads: threads_of("prepare_data")
     resources:
-        mem_mb=memory_of("prepare"),
-        runtime=runtime_of("prepare"),
+        **resources_of("prepare_data"),
     params:
-        dataset=dataset_of,
+        settings=settings("prepare_data"),
     script:
-        "../scripts/prepare_data.py"
+        "../scripts/job.py"

@@ -1,10 +1,10 @@
 rule run_figures:
     input:
-        **{name: run_table(name) for name in sorted(set(itertools.chain(*RUN_FIGURES.values())))},
+        **{name: PLAN.run_table(name) for tables in RUN_FIGURES.values() for name in tables},
     output:
         **{
             name: report(
-                f"{RESULTS}/figures/{{run}}/{name}.svg",
+                PATH(f"figures/{{run}}/{name}.svg"),
                 caption=f"../report/{name}.rst",
                 category="Runs",
                 subcategory="{run}",
@@ -13,42 +13,40 @@ rule run_figures:
             for name in RUN_FIGURES
         },
     log:
-        f"{LOGS}/figures/{{run}}.log",
+        PATH("logs/figures/{run}.log"),
     benchmark:
-        f"{BENCHMARKS}/figures/{{run}}.tsv"
+        PATH("benchmarks/figures/{run}.tsv")
     conda:
         ENVIRONMENT
-    threads: threads_of("tables")
+    threads: threads_of("run_figures")
     resources:
-        mem_mb=memory_of("tables"),
-        runtime=runtime_of("tables"),
+        **resources_of("run_figures"),
     params:
-        figures=RUN_FIGURES,
+        settings=settings("run_figures"),
     script:
-        "../scripts/figure.py"
+        "../scripts/job.py"
 
 
 rule threshold_figure:
     input:
-        thresholds=f"{RESULTS}/tables/thresholds.parquet",
+        thresholds=PLAN.table("thresholds"),
     output:
         predicted_vs_empirical=report(
-            f"{RESULTS}/figures/predicted_vs_empirical.svg",
+            PATH("figures/predicted_vs_empirical.svg"),
             caption="../report/predicted_vs_empirical.rst",
             category="Predicted and empirical thresholds",
             labels={"figure": "predicted_vs_empirical"},
         ),
     log:
-        f"{LOGS}/figures/predicted_vs_empirical.log",
+        PATH("logs/figures/predicted_vs_empirical.log"),
     benchmark:
-        f"{BENCHMARKS}/figures/predicted_vs_empirical.tsv"
+        PATH("benchmarks/figures/predicted_vs_empirical.tsv")
     conda:
         ENVIRONMENT
-    threads: threads_of("tables")
+    threads: threads_of("threshold_figure")
     resources:
-        mem_mb=memory_of("tables"),
-        runtime=runtime_of("tables"),
+        **resources_of("threshold_figure"),
     params:
-        figures={"predicted_vs_empirical": ["thresholds"]},
+        settings=settings("threshold_figure"),
     script:
-        "../scripts/figure.py"
+        "../scripts/job.py"

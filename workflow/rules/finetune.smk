@@ -1,28 +1,22 @@
 rule finetune:
     input:
-        unpack(rewound_network),
-        data=data_file,
-        network=f"{UNIT}/network.pt",
-        ranking=f"{UNIT}/ranking/{{method}}.pt",
+        unpack(PLAN.ranking),
+        unpack(PLAN.rewound),
+        data=PLAN.data,
+        network=FILE("network"),
     output:
-        sweep=f"{UNIT}/fine_tuned/{{method}}_{{chunk}}.parquet",
+        sweep=FILE("fine_tuned"),
     log:
-        f"{LOGS}/finetune/{{run}}_seed{{seed}}_{{method}}_{{chunk}}.log",
+        PLAN.log("finetune"),
     benchmark:
-        f"{BENCHMARKS}/finetune/{{run}}_seed{{seed}}_{{method}}_{{chunk}}.tsv"
+        PLAN.benchmark("finetune")
     conda:
         ENVIRONMENT
     threads: threads_of("finetune")
     resources:
-        mem_mb=memory_of("finetune"),
-        runtime=lambda wildcards, attempt: len(chunk_of(wildcards)) * runtime_of("finetune")(wildcards, attempt),
-        gpu=GPU,
+        **resources_of("finetune"),
     params:
-        sparsities=chunk_of,
-        recipe=lambda wildcards: settings(wildcards).fine_tuning(),
-        epochs=lambda wildcards: settings(wildcards).experiment.training.epochs,
-        first_epoch=lambda wildcards: settings(wildcards).first_finetuned_epoch,
-        checkpoint=f"{CHECKPOINTS}/{{run}}_seed{{seed}}_{{method}}_{{chunk}}",
+        settings=settings("finetune"),
         device=CONFIG.device,
     script:
-        "../scripts/finetune.py"
+        "../scripts/job.py"

@@ -12,7 +12,9 @@ if not GPU:
 
 if workflow.is_main_process:
     LAUNCH = Launch(Path(".snakemake").resolve())
-    LAUNCH.begin()
+    # Not public, but the one place that a run passes before Snakemake looks at its locks, and that a plan, a lint or a
+    # report does not.
+    workflow.execute = LAUNCH.around(workflow.execute)
     # Jobs on a cluster get their GPUs from its scheduler.
     SLOTS = gpu_slots() if GPU else []
     os.environ.pop(SLOTS_VARIABLE, None)

@@ -1,26 +1,52 @@
 rule predict:
     input:
-        network=f"{UNIT}/network.pt",
-        dense=f"{UNIT}/dense.json",
-        probes=all_probes,
+        unpack(PLAN.probes),
+        network=FILE("network"),
+        dense=FILE("dense"),
     output:
-        spectra=f"{UNIT}/spectra.parquet",
-        curves=f"{UNIT}/width_curves.parquet",
-        predictions=f"{UNIT}/predictions/width.parquet",
+        spectra=FILE("spectra"),
+        width_curves=FILE("width_curves"),
+        predictions=FILE("predictions"),
     log:
-        f"{LOGS}/predict/{{run}}_seed{{seed}}.log",
+        PLAN.log("predict"),
     benchmark:
-        f"{BENCHMARKS}/predict/{{run}}_seed{{seed}}.tsv"
+        PLAN.benchmark("predict")
     conda:
         ENVIRONMENT
-    threads: threads_of("tables")
+    threads: threads_of("predict")
     resources:
-        mem_mb=memory_of("tables"),
-        runtime=runtime_of("tables"),
+        **resources_of("predict"),
     params:
-        probes=lambda wildcards: {operator: probe_files(*wildcards, operator) for operator in operators(wildcards.run)},
-        epsilon_rules=epsilon_rules,
+        settings=settings("predict"),
         device="cpu",
-        sparsities=lambda wildcards: settings(wildcards).experiment.pruning.sparsities,
     script:
-        "../scripts/predict.py"
+        "../scripts/job.py"
+
+
+# A predictor that needs products with the operator has a rule of its own, which the registry of predictors makes.
+for predictor in WITH_PRODUCTS:
+
+    rule:
+        name:
+            predictor
+        input:
+            unpack(PLAN.known_spectrum(predictor)),
+            data=PLAN.data,
+            network=FILE("network"),
+            dense=FILE("dense"),
+        output:
+            predictions=FILE(predictor),
+        log:
+            PLAN.log(predictor),
+        benchmark:
+            PLAN.benchmark(predictor)
+        conda:
+            ENVIRONMENT
+        threads: threads_of(predictor)
+        resources:
+            **resources_of(predictor),
+        params:
+            settings=settings(predictor),
+            device=CONFIG.device,
+        script:
+            "../scripts/job.py"

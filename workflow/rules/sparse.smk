@@ -1,130 +1,87 @@
 # Networks that are trained while they are sparse: on a given mask, or level by level.
-rule snapshot:
-    input:
-        data=data_file,
-    output:
-        network=f"{UNIT}/snapshots/{{epoch}}.pt",
-    log:
-        f"{LOGS}/snapshot/{{run}}_seed{{seed}}_{{epoch}}.log",
-    benchmark:
-        f"{BENCHMARKS}/snapshot/{{run}}_seed{{seed}}_{{epoch}}.tsv"
-    conda:
-        ENVIRONMENT
-    threads: threads_of("train")
-    resources:
-        mem_mb=memory_of("train"),
-        runtime=runtime_of("train"),
-        gpu=GPU,
-    params:
-        network=lambda wildcards: settings(wildcards).experiment.network.model_dump(),
-        # The untrained network depends on no recipe.
-        recipe=lambda wildcards: settings(wildcards).recipe() if int(wildcards.epoch) else None,
-        checkpoint=f"{CHECKPOINTS}/{{run}}_seed{{seed}}_snapshot_{{epoch}}.pt",
-        device=CONFIG.device,
-    script:
-        "../scripts/snapshot.py"
-
-
 rule mask:
     input:
-        unpack(ranked_data),
-        network=f"{UNIT}/snapshots/0.pt",
+        unpack(PLAN.ranked),
+        data=PLAN.data,
     output:
-        mask=f"{UNIT}/masks/{{method}}_{{sparsity}}.pt",
+        mask=FILE("mask"),
     log:
-        f"{LOGS}/mask/{{run}}_seed{{seed}}_{{method}}_{{sparsity}}.log",
+        PLAN.log("mask"),
     benchmark:
-        f"{BENCHMARKS}/mask/{{run}}_seed{{seed}}_{{method}}_{{sparsity}}.tsv"
+        PLAN.benchmark("mask")
     conda:
         ENVIRONMENT
-    threads: threads_of("sweep")
+    threads: threads_of("mask")
     resources:
-        mem_mb=memory_of("sweep"),
-        runtime=runtime_of("sweep"),
-        gpu=GPU,
+        **resources_of("mask"),
     params:
-        settings=ranking_settings,
+        settings=settings("mask"),
         device=CONFIG.device,
     script:
-        "../scripts/mask.py"
+        "../scripts/job.py"
 
 
 rule train_sparse:
     input:
-        data=data_file,
-        network=f"{UNIT}/snapshots/0.pt",
-        masks=sparse_masks,
+        unpack(PLAN.masks),
+        data=PLAN.data,
     output:
-        sweep=f"{UNIT}/trained/{{method}}_{{chunk}}.parquet",
+        sweep=FILE("trained"),
     log:
-        f"{LOGS}/train_sparse/{{run}}_seed{{seed}}_{{method}}_{{chunk}}.log",
+        PLAN.log("train_sparse"),
     benchmark:
-        f"{BENCHMARKS}/train_sparse/{{run}}_seed{{seed}}_{{method}}_{{chunk}}.tsv"
+        PLAN.benchmark("train_sparse")
     conda:
         ENVIRONMENT
-    threads: threads_of("sparse_training")
+    threads: threads_of("train_sparse")
     resources:
-        mem_mb=memory_of("sparse_training"),
-        runtime=lambda wildcards, attempt: len(sparse_chunk(wildcards))
-        * runtime_of("sparse_training")(wildcards, attempt),
-        gpu=GPU,
+        **resources_of("train_sparse"),
     params:
-        sparsities=sparse_chunk,
-        recipe=lambda wildcards: settings(wildcards).sparse_recipe(),
-        epochs=epochs_of_masks,
-        checkpoint=f"{CHECKPOINTS}/{{run}}_seed{{seed}}_{{method}}_{{chunk}}_trained",
+        settings=settings("train_sparse"),
         device=CONFIG.device,
     script:
-        "../scripts/train_sparse.py"
+        "../scripts/job.py"
 
 
 rule level:
     input:
-        unpack(before_level),
-        data=data_file,
+        unpack(PLAN.before),
+        data=PLAN.data,
     output:
-        state=f"{UNIT}/iterative/{{method}}/{{node}}.pt",
+        state=FILE("state"),
     log:
-        f"{LOGS}/level/{{run}}_seed{{seed}}_{{method}}_{{node}}.log",
+        PLAN.log("level"),
     benchmark:
-        f"{BENCHMARKS}/level/{{run}}_seed{{seed}}_{{method}}_{{node}}.tsv"
+        PLAN.benchmark("level")
     conda:
         ENVIRONMENT
-    threads: threads_of("sparse_training")
+    threads: threads_of("level")
     resources:
-        mem_mb=memory_of("sparse_training"),
-        runtime=runtime_of("sparse_training"),
-        gpu=GPU,
+        **resources_of("level"),
     params:
-        level=lambda wildcards: asdict(node_of(wildcards).level),
-        recipe=lambda wildcards: {**settings(wildcards).recipe(), "epochs": node_of(wildcards).level.epochs},
-        epochs=epochs_before_chain,
-        checkpoint=f"{CHECKPOINTS}/{{run}}_seed{{seed}}_{{method}}_{{node}}.pt",
+        settings=settings("level"),
         device=CONFIG.device,
     script:
-        "../scripts/level.py"
+        "../scripts/job.py"
 
 
 rule measure:
     input:
-        data=data_file,
-        states=final_states,
+        data=PLAN.data,
+        states=PLAN.states,
     output:
-        sweep=f"{UNIT}/trained/{{method}}.parquet",
+        sweep=FILE("measured"),
     log:
-        f"{LOGS}/measure/{{run}}_seed{{seed}}_{{method}}.log",
+        PLAN.log("measure"),
     benchmark:
-        f"{BENCHMARKS}/measure/{{run}}_seed{{seed}}_{{method}}.tsv"
+        PLAN.benchmark("measure")
     conda:
         ENVIRONMENT
-    threads: threads_of("sweep")
+    threads: threads_of("measure")
     resources:
-        mem_mb=memory_of("sweep"),
-        runtime=runtime_of("sweep"),
-        gpu=GPU,
+        **resources_of("measure"),
     params:
-        sparsities=lambda wildcards: settings(wildcards).experiment.sparse_training.sparsities,
-        l1=lambda wildcards: settings(wildcards).l1,
+        settings=settings("measure"),
         device=CONFIG.device,
     script:
-        "../scripts/measure.py"
+        "../scripts/job.py"

@@ -1,52 +1,44 @@
 rule rank:
     input:
-        unpack(ranked_data),
-        network=ranked_network,
+        unpack(PLAN.ranked),
+        data=PLAN.data,
     output:
-        ranking=f"{UNIT}/ranking/{{method}}.pt",
+        ranking=FILE("ranking"),
     log:
-        f"{LOGS}/rank/{{run}}_seed{{seed}}_{{method}}.log",
+        PLAN.log("rank"),
     benchmark:
-        f"{BENCHMARKS}/rank/{{run}}_seed{{seed}}_{{method}}.tsv"
+        PLAN.benchmark("rank")
     conda:
         ENVIRONMENT
-    threads: threads_of("sweep")
+    threads: threads_of("rank")
     resources:
-        mem_mb=memory_of("sweep"),
-        runtime=runtime_of("sweep"),
-        gpu=GPU,
+        **resources_of("rank"),
     params:
-        settings=ranking_settings,
+        settings=settings("rank"),
         device=CONFIG.device,
     script:
-        "../scripts/rank.py"
+        "../scripts/job.py"
 
 
 rule sweep:
     input:
-        data=data_file,
-        network=f"{UNIT}/network.pt",
-        dense=f"{UNIT}/dense.json",
-        ranking=f"{UNIT}/ranking/{{method}}.pt",
+        unpack(PLAN.ranking),
+        data=PLAN.data,
+        network=FILE("network"),
+        dense=FILE("dense"),
     output:
-        sweep=f"{UNIT}/one_shot/{{method}}.parquet",
+        sweep=FILE("one_shot"),
     log:
-        f"{LOGS}/sweep/{{run}}_seed{{seed}}_{{method}}.log",
+        PLAN.log("sweep"),
     benchmark:
-        f"{BENCHMARKS}/sweep/{{run}}_seed{{seed}}_{{method}}.tsv"
+        PLAN.benchmark("sweep")
     conda:
         ENVIRONMENT
     threads: threads_of("sweep")
     resources:
-        mem_mb=memory_of("sweep"),
-        runtime=runtime_of("sweep"),
-        gpu=GPU,
+        **resources_of("sweep"),
     params:
-        l1=lambda wildcards: settings(wildcards).l1,
-        epochs=lambda wildcards: settings(wildcards).experiment.training.epochs,
-        pruning=lambda wildcards: settings(wildcards).section("pruning", "sparsities", "resolution"),
-        epsilon_rules=epsilon_rules,
-        accuracy_drops=accuracy_drops,
+        settings=settings("sweep"),
         device=CONFIG.device,
     script:
-        "../scripts/sweep.py"
+        "../scripts/job.py"

@@ -1,25 +1,42 @@
 rule train:
     input:
-        data=data_file,
+        data=PLAN.data,
     output:
-        network=f"{UNIT}/network.pt",
-        history=f"{UNIT}/training.parquet",
-        dense=f"{UNIT}/dense.json",
+        network=FILE("network"),
+        history=FILE("training"),
+        dense=FILE("dense"),
     log:
-        f"{LOGS}/train/{{run}}_seed{{seed}}.log",
+        PLAN.log("train"),
     benchmark:
-        f"{BENCHMARKS}/train/{{run}}_seed{{seed}}.tsv"
+        PLAN.benchmark("train")
     conda:
         ENVIRONMENT
     threads: threads_of("train")
     resources:
-        mem_mb=memory_of("train"),
-        runtime=runtime_of("train"),
-        gpu=GPU,
+        **resources_of("train"),
     params:
-        network=lambda wildcards: settings(wildcards).experiment.network.model_dump(),
-        recipe=lambda wildcards: settings(wildcards).recipe(),
-        checkpoint=f"{CHECKPOINTS}/{{run}}_seed{{seed}}_train.pt",
+        settings=settings("train"),
         device=CONFIG.device,
     script:
-        "../scripts/train.py"
+        "../scripts/job.py"
+
+
+rule snapshot:
+    input:
+        data=PLAN.data,
+    output:
+        network=FILE("snapshot"),
+    log:
+        PLAN.log("snapshot"),
+    benchmark:
+        PLAN.benchmark("snapshot")
+    conda:
+        ENVIRONMENT
+    threads: threads_of("snapshot")
+    resources:
+        **resources_of("snapshot"),
+    params:
+        settings=settings("snapshot"),
+        device=CONFIG.device,
+    script:
+        "../scripts/job.py"

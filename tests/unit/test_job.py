@@ -1,21 +1,21 @@
-"""Workflow jobs: log, error boundary, device, what a script's ``snakemake`` object gives."""
+"""What a job is: log, error boundary, device, and what a script's ``snakemake`` object gives."""
 
 from __future__ import annotations
 
 import logging
-import os
 import re
-import signal
 import subprocess
 import sys
-import threading
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from gwprune.jobs.job import Job, from_snakemake, job, resolve_device
+from gwprune.jobs.rules import run
 from gwprune.storage.files import config_hash
+
+from .helpers_run import finished_run
 
 logger = logging.getLogger("gwprune")
 
@@ -154,16 +154,16 @@ def test_a_job_without_a_device_leaves_torch_alone(tmp_path, monkeypatch):
         assert this.device == "cpu"
 
 
-# --- what stages see ----------------------------------------------------------------------------------------
+# --- what work is given ---------------------------------------------------------------------------------------
 
 
 def test_a_job_knows_its_key_columns_and_provenance(tmp_path):
-    settings = {"lr": 0.1, "epochs": 3}
-    with job(tmp_path / "a.log", run="a", seed="2", device="cpu", settings=settings) as this:
+    configuration = {"lr": 0.1, "epochs": 3}
+    with job(tmp_path / "a.log", run="a", seed="2", device="cpu", configuration=configuration) as this:
         assert this.key == {"run": "a", "seed": 2}
         origin = this.provenance()
     assert origin["device"] == "cpu"
-    assert origin["config_hash"] == config_hash(settings)
+    assert origin["config_hash"] == config_hash(configuration)
 
 
 def test_a_job_of_all_runs_has_an_empty_run_and_seed_minus_1(tmp_path):
@@ -171,34 +171,39 @@ def test_a_job_of_all_runs_has_an_empty_run_and_seed_minus_1(tmp_path):
         assert this.key == {"run": "", "seed": -1}
 
 
-class Params:
-    """Like snakemake's: names and values by items(), and no get()."""
+class Named:
+    """Like snakemake's lists of names: values by items(), by position and as attributes."""
 
     def __init__(self, **values):
-        self._values = values
+        vars(self).update(values)
 
     def items(self):
-        return self._values.items()
+        return vars(self).items()
+
+    def __iter__(self):
+        return iter(vars(self).values())
 
 
-def snakemake(log, threads: int = 1, **params) -> SimpleNamespace:
+def snakemake(log, rule: str = "train", threads: int = 1, inputs=None, outputs=None, **params) -> SimpleNamespace:
     return SimpleNamespace(
+        rule=rule,
         log=[str(log)],
         wildcards={"run": "digits_fc_l1-0", "seed": "4"},
-        params=Params(**params),
-        input=[],
-        output=[],
+        params=Named(**params),
+        input=Named(**(inputs or {})),
+        output=Named(**(outputs or {})),
         resources={},
+        config={"data_dir": "elsewhere"},
         threads=threads,
     )
 
 
 def test_a_script_gets_run_seed_device_threads_and_settings_from_snakemake(tmp_path):
-    script = snakemake(tmp_path / "a.log", threads=2, device="auto", recipe={"lr": 0.1})
-    with from_snakemake(script) as this:
-        assert (this.run, this.seed) == ("digits_fc_l1-0", 4)
+    told = {"recipe": {"lr": 0.1}}
+    with from_snakemake(snakemake(tmp_path / "a.log", threads=2, device="auto", settings=told)) as this:
+        assert (this.run, this.seed, this.data_dir) == ("digits_fc_l1-0", 4, "elsewhere")
         assert this.device == str(resolve_device("auto"))
-        assert this.settings == {"device": "auto", "recipe": {"lr": 0.1}}
+        assert this.configuration == {"device": "auto", "settings": told}
         assert torch.get_num_threads() == 2
     assert "run digits_fc_l1-0, seed 4" in (tmp_path / "a.log").read_text()
 
@@ -210,11 +215,11 @@ def test_a_script_without_a_device_leaves_torch_alone(tmp_path, monkeypatch):
 
 
 def test_a_script_without_run_and_seed_serves_all(tmp_path):
-    script = snakemake(tmp_path / "a.log")
+    script = snakemake(tmp_path / "a.log", provenance={"a": 1}, settings={})
     script.wildcards = {}
-    with from_snakemake(script, settings={"a": 1}) as this:
+    with from_snakemake(script) as this:
         assert this.key == {"run": "", "seed": -1}
-        assert this.settings == {"a": 1}
+        assert this.configuration == {"a": 1}
 
 
 def test_a_script_that_fails_exits_with_message_and_log(tmp_path):
@@ -224,91 +229,41 @@ def test_a_script_that_fails_exits_with_message_and_log(tmp_path):
     assert caught.value.code == f"gwprune: KeyError: 'x'\n(log: {log})"
 
 
-# --- one process per job, signals, slots ----------------------------------------------------------------------
-
-SCRIPT = """
-import sys, time
-from pathlib import Path
-from gwprune.jobs.job import job
-log, output, release, data = sys.argv[1:]
-with job(log, settings={"a": 1}, inputs=[data], outputs=[output]):
-    print("working", flush=True)
-    while not Path(release).exists():
-        time.sleep(0.02)
-    Path(output).write_text(f"by process {sys.argv[0]}")
-"""
-
-
-def start(*arguments) -> subprocess.Popen:
-    """A process that works on a job until a file appears."""
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
-
-
-@pytest.mark.parametrize("same_input", [True, False])
-def test_a_job_that_another_process_does_is_waited_for_and_not_done_twice(tmp_path, capfd, caplog, same_input):
-    log, output, release, data = (tmp_path / name for name in ("a.log", "out", "release", "data"))
-    data.write_text("x")
-    other = start(log, output, release, data)
-    assert other.stdout.readline() == "working\n"
-    if not same_input:
-        data.write_text("changed")
-    threading.Timer(0.5, release.touch).start()
-    done, status = [], None
-    try:
-        with job(log, settings={"a": 1}, inputs=[str(data)], outputs=[str(output)]):
-            done.append("again")
-    except SystemExit as end:
-        status = end.code
-    assert status == (0 if same_input else None)
-    assert other.wait() == 0
-    assert output.exists()
-    assert done == ([] if same_input else ["again"])
-    assert re.search(rf"waiting for another process .*\([0-9a-f]{{16}} process {other.pid} on", caplog.text)
-    assert (f"process {other.pid} on" in capfd.readouterr().err) == same_input
-    assert not list(tmp_path.glob("*.lock"))
-
-
-def test_leftovers_of_a_killed_attempt_are_removed(tmp_path):
-    output, other = tmp_path / "network.pt", tmp_path / ".other.pt.abc.part"
-    left = tmp_path / ".network.pt.x1y2.part"
+def test_the_leftovers_of_the_checkpoint_in_the_settings_are_removed(tmp_path):
+    left = tmp_path / ".train.pt.x1y2.part"
     left.write_text("half")
-    other.write_text("of another job")
-    training, rows = tmp_path / ".a_train.pt.q.part", tmp_path / ".a_600000.json.q.part"
-    for part in (training, rows):
-        part.write_text("half")
-    checkpoints = [str(tmp_path / "a_train.pt"), str(tmp_path / "a_600000")]
-    with job(tmp_path / "a.log", outputs=[str(output)], checkpoints=checkpoints):
-        assert not any(part.exists() for part in (left, training, rows))
-    assert other.exists()
+    with from_snakemake(snakemake(tmp_path / "a.log", settings={"checkpoint": str(tmp_path / "train.pt")})):
+        assert not left.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_ends_the_process_with_status_75_and_says_so_in_the_log(tmp_path, number):
-    log, never = tmp_path / "a.log", tmp_path / "never"
-    process = start(log, tmp_path / "out", never, tmp_path / "data")
-    assert process.stdout.readline() == "working\n"
-    process.send_signal(number)
-    assert process.wait() == 75
-    assert f"stopped by {signal.Signals(number).name}; run again" in log.read_text()
-    assert not (tmp_path / "out").exists()
-    assert not list(tmp_path.glob("*.lock"))
+def test_a_script_does_the_work_of_its_rule(tmp_path):
+    small = finished_run()
+    figure = tmp_path / "thresholds.svg"
+    script = snakemake(
+        tmp_path / "a.log",
+        "threshold_figure",
+        inputs={"thresholds": small.plan.table("thresholds")},
+        outputs={"predicted_vs_empirical": str(figure)},
+        settings={"figures": {"predicted_vs_empirical": ["thresholds"]}},
+    )
+    script.wildcards = {}
+    run(script)
+    assert "<svg" in figure.read_text()[:1000]
+    script.params = Named(settings={"figure": {}})
+    with pytest.raises(SystemExit, match="TypeError: .*unexpected keyword argument 'figure'"):
+        run(script)
 
 
-def test_a_gpu_job_of_a_local_run_holds_a_slot_and_logs_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("gwprune.storage.locks.slot_directory", lambda: tmp_path / "slots")
-    monkeypatch.setenv("GWPRUNE_GPU_SLOTS", "4,7")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with job(tmp_path / "a.log", gpus=1):
-        with job(tmp_path / "b.log", gpus=1):
-            assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
-    assert "CUDA_VISIBLE_DEVICES" not in os.environ
-    assert "CUDA_VISIBLE_DEVICES=4" in (tmp_path / "a.log").read_text()
-    with job(tmp_path / "c.log"):
-        assert "CUDA_VISIBLE_DEVICES" not in os.environ
+@pytest.mark.parametrize("rule", ["collect", "aggregate", "run_figures"])
+def test_a_job_on_tables_does_not_import_torch(rule):
+    code = f"import sys; from gwprune.jobs.rules import work_of; work_of({rule!r}); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_log_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "logs").write_text("a file where a directory belongs")
-    with pytest.raises(SystemExit, match=r"gwprune: .*logs/train/a\.log"), job(tmp_path / "logs/train/a.log"):
-        pytest.fail("the block must not run")
+def test_a_plan_does_not_import_torch():
+    code = (
+        "import sys; from gwprune.config import load_file; from gwprune.config.plan import Plan;"
+        "from gwprune.config.settings import settings_of; Plan(load_file('config/config.yaml'));"
+        "assert not {'torch', 'matplotlib', 'sklearn', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

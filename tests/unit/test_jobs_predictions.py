@@ -1,0 +1,191 @@
+"""Jobs of the rules that predict: Lanczos coefficients, width curves, thresholds."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gwprune.curvature.operator import CurvatureOperator
+from gwprune.jobs import prediction
+from gwprune.jobs.artifacts import ArtifactError, load_network, load_probe, save_network
+from gwprune.jobs.job import job
+from gwprune.storage.files import read_json
+from gwprune.tables.files import read_table
+
+from .helpers_run import DIMENSION, SmallRun, finished_run
+
+OPERATORS = ("hessian", "ggn")
+
+
+@pytest.fixture
+def run() -> SmallRun:
+    return finished_run()
+
+
+@pytest.fixture
+def empty(run, tmp_path) -> SmallRun:
+    return SmallRun(tmp_path / "results", data=run)
+
+
+def rules(run: SmallRun) -> list[str]:
+    return run.experiment.epsilon
+
+
+def test_each_probe_file_holds_a_lanczos_run_of_the_network(run):
+    for operator in OPERATORS:
+        first, second = (load_probe(run.file("probe", operator=operator, probe=number)) for number in (0, 1))
+        assert first.dimension == second.dimension == DIMENSION
+        assert first.active == second.active <= DIMENSION
+        assert first.jacobi.steps == second.jacobi.steps == 6
+        assert first.semidefinite == (operator == "ggn")
+        assert not np.array_equal(first.jacobi.alpha, second.jacobi.alpha)
+
+
+def test_a_spectrum_that_was_interrupted_goes_on_to_the_same_file(run, tmp_path, monkeypatch):
+    products = []
+    multiply = CurvatureOperator.__matmul__
+
+    def counted(self, x):
+        products.append(1)
+        if len(products) == 6:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return multiply(self, x)
+
+    def attempt(path: Path, this=None) -> None:
+        run.do("spectrum", this, outputs={"probe": str(path)}, operator="hessian", probe="0")
+
+    monkeypatch.setattr(CurvatureOperator, "__matmul__", counted)
+    path = tmp_path / "probe.npz"
+    with pytest.raises(SystemExit) as caught, job(tmp_path / "a.log", **run.key, device="cpu") as this:
+        attempt(path, this)
+    assert caught.value.code == 75
+    assert "stopped by SIGUSR1" in (tmp_path / "a.log").read_text()
+    assert not path.exists()
+    before = len(products)
+    attempt(path)
+    again = len(products) - before
+    uninterrupted = len(products)
+    attempt(tmp_path / "other.npz")
+    assert again < len(products) - uninterrupted
+    files = (path, tmp_path / "other.npz", run.file("probe", operator="hessian", probe=0))
+    known, other, first = (load_probe(file).jacobi for file in files)
+    assert known.alpha.tolist() == other.alpha.tolist() == first.alpha.tolist()
+    assert known.beta.tolist() == other.beta.tolist() == first.beta.tolist()
+    assert not list(tmp_path.glob("*.products"))
+
+
+def test_the_weights_of_every_quadrature_rule_sum_to_1(run):
+    sums: dict[tuple, float] = {}
+    for row in run.rows("spectra"):
+        key = (row["operator"], row["probe"], row["rule"])
+        sums[key] = sums.get(key, 0.0) + row["weight"]
+    quadratures = ("gauss", "radau", "squared_lower", "squared_upper")
+    assert set(sums) == set(itertools.product(OPERATORS, (0, 1), quadratures))
+    for total in sums.values():
+        assert total == pytest.approx(1, abs=1e-9)
+
+
+def test_width_curves_fall_from_1_inside_their_interval(run):
+    for operator, rule in itertools.product(OPERATORS, rules(run)):
+        curve = run.rows("width_curves", operator=operator, epsilon_rule=rule)
+        assert {0.0, 0.9999, *run.experiment.pruning.sparsities} <= {row["sparsity"] for row in curve}
+        assert curve[0]["sparsity"] == 0
+        assert curve[0]["width"] == pytest.approx(1) == curve[0]["width_upper"]
+        for row in curve:
+            assert row["width_lower"] - 1e-12 <= row["width"] <= row["width_upper"] + 1e-12
+        for below, above in itertools.pairwise(curve):
+            assert above["pruned_norm"] >= below["pruned_norm"]
+            assert above["width"] <= below["width"] + 1e-12
+
+
+def test_every_predictor_predicts_for_every_operator_and_rule_inside_its_interval(run):
+    rows = run.rows("predictions")
+    keys = {(row["predictor"], row["operator"], row["epsilon_rule"]) for row in rows}
+    predictors = ("width", "quadratic", "trace_bound", "statistical_dimension")
+    assert keys == set(itertools.product(predictors, OPERATORS, rules(run)))
+    summary = read_json(run.file("dense"))
+    epsilons = {"batch_std": summary["batch_std"], "relative:0.1": 0.1 * summary["splits"]["train"]["loss"]}
+    for row in rows:
+        assert 0 <= row["threshold_lower"] <= row["threshold"] <= row["threshold_upper"] <= 1
+        assert row["epsilon"] == pytest.approx(epsilons[row["epsilon_rule"]], rel=1e-12)
+        assert row["dimension"] == DIMENSION
+        assert row["steps"] >= (row["predictor"] != "statistical_dimension")  # another rule's runs may do
+        if row["predictor"] in ("width", "trace_bound"):
+            assert (row["steps"], row["probes"]) == (6, 2)
+        if row["predictor"] == "statistical_dimension":
+            assert row["probes"] == 2
+
+
+def test_the_width_threshold_lies_where_the_width_curve_crosses_the_diagonal(run):
+    for row in run.rows("predictions", predictor="width"):
+        curve = run.rows("width_curves", operator=row["operator"], epsilon_rule=row["epsilon_rule"])
+        above = [point["sparsity"] for point in curve if point["width"] >= point["sparsity"]]
+        below = [point["sparsity"] for point in curve if point["width"] < point["sparsity"]]
+        assert max(above) - 1 / DIMENSION <= row["threshold"] <= min(below) + 1 / DIMENSION
+
+
+def test_the_statistical_dimension_never_meets_the_sparsity_before_the_width(run):
+    widths = {(row["operator"], row["epsilon_rule"]): row for row in run.rows("predictions", predictor="width")}
+    rows = run.rows("predictions", predictor="statistical_dimension")
+    for row in rows:
+        width = widths[row["operator"], row["epsilon_rule"]]
+        assert row["threshold"] >= width["threshold"]
+        assert row["threshold_lower"] >= width["threshold_lower"]
+    assert any(row["threshold"] > widths[row["operator"], row["epsilon_rule"]]["threshold"] for row in rows)
+    assert all(sum(row["steps"] for row in rows if row["operator"] == name) > 0 for name in OPERATORS)
+
+
+def test_more_steps_from_the_removed_vectors_narrow_the_interval(run, tmp_path):
+    rows = {}
+    for steps in (1, 40):
+        path = str(tmp_path / f"{steps}.parquet")
+        told = {"cone_steps": steps, "reorthogonalize": False}
+        run.do("statistical_dimension", outputs={"predictions": path}, settings=told, operator="ggn")
+        rows[steps] = read_table("predictions", path).to_pylist()
+    for short, long in zip(rows[1], rows[40], strict=True):
+        assert short["threshold_lower"] <= long["threshold"] <= short["threshold_upper"]
+    wide, narrow = ([row["threshold_upper"] - row["threshold_lower"] for row in rows[steps]] for steps in (1, 40))
+    assert sum(narrow) < sum(wide)
+
+
+def test_curve_sparsities_hold_the_asked_ones_once_in_order():
+    sparsities = prediction.curve_sparsities([0.07, 0.5, 0.9])
+    assert sparsities == sorted(set(sparsities))
+    assert {0.0, 0.07, 0.5, 0.9, 0.99, 0.9999} <= set(sparsities)
+    assert all(0 <= sparsity < 1 and round(sparsity, 6) == sparsity for sparsity in sparsities)
+
+
+def test_the_spectrum_of_a_network_in_training_mode_is_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction, "load_network", lambda *args, **more: load_network(*args, **more).train())
+    with pytest.raises(ValueError, match="training mode"):
+        run.do("spectrum", outputs={"probe": str(tmp_path / "p.npz")}, operator="hessian", probe="0")
+    assert not (tmp_path / "p.npz").exists()
+
+
+def test_the_probe_of_another_network_is_named(run, empty):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    description = {"name": "fc", "options": {"hidden": []}, "input_shape": [1, 8, 8], "classes": 10}
+    Path(empty.file("network")).parent.mkdir(parents=True)
+    save_network(empty.file("network"), model, description, owner=run.key)
+    empty.do("spectrum", operator="ggn", probe="0")
+    path = empty.file("probe", operator="ggn", probe=0)
+    inputs = {"ggn": [path]}
+    for rule, wildcards in (("predict", {}), ("statistical_dimension", {"operator": "ggn"})):
+        with pytest.raises(ArtifactError, match=f"{path} belongs to .*; expected .*, weights"):
+            run.do(rule, inputs=inputs, outputs=empty.outputs(rule, empty.at(**wildcards)), **wildcards)
+        assert not any(Path(file).exists() for file in empty.outputs(rule, empty.at(**wildcards)).values())
+
+
+@pytest.mark.parametrize("other", [("hessian", 0), ("ggn", 1)])
+def test_the_probe_of_another_operator_or_number_is_refused(run, tmp_path, other):
+    path = tmp_path / "probe.npz"
+    operator, number = other
+    path.write_bytes(Path(run.file("probe", operator=operator, probe=number)).read_bytes())
+    with pytest.raises(ArtifactError, match=f"{path} belongs to .*; expected .*operator ggn, probe 0"):
+        run.do("predict", inputs={"ggn": [str(path)]}, settings={"operators": ["ggn"]})
