@@ -27,6 +27,8 @@ from gwprune.tables.schemas import RUN_TABLES, TABLES
 DIMENSION = 64 * 12 + 12 * 10
 SPLITS = ("train", "val", "test")
 
+SMALLEST_2 = "tests.unit.helpers_methods:smallest_2"
+
 VALUES = {
     "experiments": [
         {
@@ -40,10 +42,14 @@ VALUES = {
     "training": {"epochs": 4, "batch_size": 16, "lr": 0.2, "l1": 1e-3},
     "spectrum": {"steps": 6, "probes": 2, "samples": 100},
     "epsilon": ["batch_std", "relative: 0.1"],
-    "pruning": {"methods": ["magnitude", "random", "taylor"], "sparsities": [0.07, 0.5, 0.9], "resolution": 0.02},
+    "pruning": {
+        "methods": ["magnitude", "lamp", "taylor", SMALLEST_2],
+        "sparsities": [0.07, 0.5, 0.9],
+        "resolution": 0.02,
+    },
     "fine_tuning": {"epochs": 1, "lr": 0.05, "batch_size": 16, "sparsities": [0.5, 0.9]},
     "sparse_training": {
-        "methods": ["snip", "synflow", "imp", "gmp", "rare_gems", "magnitude"],
+        "methods": ["snip", "synflow", "imp", "gmp", "rare_gems", "lamp"],
         "sparsities": [0.5, 0.7],
         "chunk": 2,
         "controls": ["reinitialise", "layerwise_shuffle"],

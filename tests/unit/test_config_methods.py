@@ -156,7 +156,7 @@ def test_a_users_method_stands_where_a_built_in_one_does(user):
         fine_tuning={"methods": [scores]},
         sparse_training={"methods": [initial], "controls": ["reinitialise"]},
     )
-    assert run.masked_methods() == [initial, f"{initial}_reinitialise"]
+    assert run.masked_methods() == [(initial, ""), (initial, "reinitialise")]
     assert pruning.without_control(f"{initial}_reinitialise") == (initial, "reinitialise")
     method = pruning.method_of(initial)
     assert (method.when, method.needs, method.depends_on_sparsity) == ("initialisation", "labels", False)

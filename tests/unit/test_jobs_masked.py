@@ -162,7 +162,7 @@ def trained(run: SmallRun, **values) -> list[dict]:
     return run.rows("sweep", stage="trained", split="val", **values)
 
 
-@pytest.mark.parametrize("method", ["snip", "synflow", "magnitude"])
+@pytest.mark.parametrize("method", ["snip", "synflow", "lamp"])
 def test_a_network_is_trained_from_its_start_under_the_mask_of_its_method(run, method):
     rows = trained(run, method=method)
     assert [row["sparsity"] for row in rows] == [0.5, 0.7]
@@ -174,8 +174,8 @@ def test_a_network_is_trained_from_its_start_under_the_mask_of_its_method(run, m
         elif method == "snip":
             kept = load_ranking(run.file("ranking", method="snip"), DIMENSION).mask(row["sparsity"])
         else:  # of the trained network, ranked in the job
-            kept = rank("magnitude", PrunableSet(run.network()), 0).mask(row["sparsity"])
-        assert row["epochs"] == 5 + (4 if method == "magnitude" else 0)
+            kept = rank("lamp", PrunableSet(run.network()), 0).mask(row["sparsity"])
+        assert row["epochs"] == 5 + (4 if method == "lamp" else 0)
         assert row["accuracy"] == accuracy(run, initial(run), kept, run.run.sparse_recipe())
         assert row["pruned_norm"] == pytest.approx(float(weights[~kept].norm()))
 

@@ -38,7 +38,7 @@ READERS = [
     ("finetune", {}, "network"),
     ("train_sparse", {"method": "snip"}, "ranking"),
     ("train_sparse", {"method": "synflow"}, "masks"),
-    ("train_sparse", {"method": "magnitude"}, "network"),
+    ("train_sparse", {"method": "lamp"}, "network"),
     ("train_sparse", {"method": "imp_reinitialise"}, "states"),
     ("level", {"method": "imp"}, "before"),
     ("level", {"method": "imp"}, "rewound"),

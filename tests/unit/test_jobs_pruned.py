@@ -18,7 +18,7 @@ from gwprune.storage.files import read_json
 from gwprune.tables.files import read_table
 from gwprune.training.evaluation import evaluate, l1_norm
 
-from .helpers_run import DIMENSION, SPLITS, SmallRun, finished_run
+from .helpers_run import DIMENSION, SMALLEST_2, SPLITS, SmallRun, finished_run
 
 
 @pytest.fixture
@@ -87,6 +87,13 @@ def test_the_sweep_measures_what_a_network_with_these_weights_zero_measures(run)
             assert (row["loss"], row["accuracy"]) == (expected.loss, expected.accuracy)
             assert row["objective"] == pytest.approx(row["loss"] + 1e-3 * l1_norm(prunable), rel=1e-12)
             assert row["pruned_norm"] == pytest.approx(float((dense - dense * kept).double().norm()), rel=1e-6)
+
+
+def test_a_method_of_a_users_own_is_swept_like_any_other(run):
+    """Its squares have the order of the magnitudes."""
+    own, known = (run.rows("sweep", method=method, stage="one_shot") for method in (SMALLEST_2, "magnitude"))
+    assert own
+    assert own == [{**row, "method": SMALLEST_2} for row in known]
 
 
 def test_the_sweep_starts_from_the_dense_network(run):

@@ -17,7 +17,7 @@ from gwprune.config.settings import provenance_of, settings_of
 from gwprune.jobs.rules import WORK, work_of
 from gwprune.tables.schemas import RUN_TABLES
 
-from .helpers_run import VALUES, SmallRun, finished_run
+from .helpers_run import SMALLEST_2, VALUES, SmallRun, finished_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -129,6 +129,19 @@ def test_file_names_of_methods_with_controls_come_back_as_method_and_control():
     plan = planned(sparse_training={"methods": ["snip"], "controls": ["reinitialise"]})
     tokens = [job.wildcards["method"] for job in jobs(plan, "train_sparse")]
     assert [plan.methods[token] for token in dict.fromkeys(tokens)] == [("snip", ""), ("snip", "reinitialise")]
+
+
+def test_a_method_of_a_users_own_has_file_names_without_colons_and_dots():
+    name = SMALLEST_2
+    plan = planned(pruning={"methods": ["magnitude", name]}, fine_tuning={"methods": [name], "sparsities": [0.6]})
+    (run,) = plan.runs
+    jobs_of = [job for job in jobs(plan) if job.wildcards.get("method", "magnitude") != "magnitude"]
+    assert [job.rule for job in jobs_of] == ["sweep", "finetune"]
+    (token,) = {job.wildcards["method"] for job in jobs_of}
+    assert not set(token) & set(":./")
+    assert plan.methods[token] == (name, "")
+    assert token in plan.wildcards()["method"]
+    assert settings_of(plan, "sweep", SimpleNamespace(run=run, seed="0", method=token))["method"] == name
 
 
 # --- rules --------------------------------------------------------------------------------------------------
@@ -253,6 +266,7 @@ def reruns(**changes) -> dict[str, int]:
     return {rule: rules.count(rule) for rule in rules}
 
 
+METHODS = VALUES["pruning"]["methods"]
 SPECTRUM = {"spectrum": 4, "predict": 1, "statistical_dimension": 2}
 
 
@@ -260,11 +274,11 @@ SPECTRUM = {"spectrum": 4, "predict": 1, "statistical_dimension": 2}
     ("section", "values", "expected"),
     [
         ("fine_tuning", {"epochs": 1, "sparsities": [0.6, 0.8]}, {"finetune": 1}),
-        ("pruning", {**VALUES["pruning"], "sparsities": [0.3, 0.6, 0.8]}, {"sweep": 3, "predict": 1}),
-        ("pruning", {**VALUES["pruning"], "methods": ["magnitude", "random", "taylor", "lamp"]}, {"sweep": 1}),
+        ("pruning", {**VALUES["pruning"], "sparsities": [0.3, 0.6, 0.8]}, {"sweep": 4, "predict": 1}),
+        ("pruning", {**VALUES["pruning"], "methods": [*METHODS, "random"]}, {"sweep": 1}),
         (
             "pruning",
-            {**VALUES["pruning"], "methods": ["magnitude", "random", "taylor", "obd"]},
+            {**VALUES["pruning"], "methods": [*METHODS, "obd"]},
             {"rank": 1, "sweep": 1},
         ),
         ("pruning", {**VALUES["pruning"], "samples": 7}, {"rank": 1, "sweep": 1}),
@@ -272,8 +286,9 @@ SPECTRUM = {"spectrum": 4, "predict": 1, "statistical_dimension": 2}
         ("spectrum", {**VALUES["spectrum"], "probes": 3}, {**SPECTRUM, "spectrum": 2}),
         ("spectrum", {**VALUES["spectrum"], "cone_steps": 20}, {"statistical_dimension": 2}),
         ("spectrum", {**VALUES["spectrum"], "statistical_dimension": False}, {}),
-        ("epsilon", ["batch_std"], {"quadratic": 1, "statistical_dimension": 2, "predict": 1, "sweep": 3}),
-        ("criteria", {"accuracy_drop": [1.0, 2.0]}, {"sweep": 3}),
+        ("spectrum", {**VALUES["spectrum"], "predictors": ["width", "quadratic"]}, {"predict": 1}),
+        ("epsilon", ["batch_std"], {"quadratic": 1, "statistical_dimension": 2, "predict": 1, "sweep": 4}),
+        ("criteria", {"accuracy_drop": [1.0, 2.0]}, {"sweep": 4}),
         ("resources", {"train": {"runtime": 7}}, {}),
         ("data_dir", "elsewhere", {}),
         ("seeds", [0, 1], {}),
