@@ -112,7 +112,7 @@ def _predicting(plan: Plan, rule: str, at: Any) -> dict[str, Any]:
         "epsilon_rules": run.experiment.epsilon,
         **run.section("spectrum", *_SAMPLES, *lanczos),
         # A few products for each of several operators are not worth keeping.
-        "checkpoint": plan.checkpoint(at, f"{at.operator}_cones.products") if predictor.apart else "",
+        "checkpoint": plan.checkpoint(at, f"{at.operator}_{rule}.products") if predictor.apart else "",
     }
 
 

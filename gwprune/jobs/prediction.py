@@ -203,9 +203,7 @@ def _rows(
     return rows
 
 
-def predict_with_products(
-    job: Job, inputs: Files, outputs: Files, settings: ProductsSettings
-) -> None:
+def predict_with_products(job: Job, inputs: Files, outputs: Files, settings: ProductsSettings) -> None:
     """A predictor that multiplies by the operator, or needs the gradient: writes its thresholds.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gwprune.curvature.operator import CurvatureOperator
+from gwprune.curvature.operator import ProductOperator
 from gwprune.jobs import prediction
 from gwprune.jobs.artifacts import ArtifactError, load_network, load_probe, save_network
 from gwprune.jobs.job import job
@@ -49,7 +49,7 @@ def test_each_probe_file_holds_a_lanczos_run_of_the_network(run):
 
 def test_a_spectrum_that_was_interrupted_goes_on_to_the_same_file(run, tmp_path, monkeypatch):
     products = []
-    multiply = CurvatureOperator.__matmul__
+    multiply = ProductOperator.__matmul__
 
     def counted(self, x):
         products.append(1)
@@ -60,7 +60,7 @@ def test_a_spectrum_that_was_interrupted_goes_on_to_the_same_file(run, tmp_path,
     def attempt(path: Path, this=None) -> None:
         run.do("spectrum", this, outputs={"probe": str(path)}, operator="hessian", probe="0")
 
-    monkeypatch.setattr(CurvatureOperator, "__matmul__", counted)
+    monkeypatch.setattr(ProductOperator, "__matmul__", counted)
     path = tmp_path / "probe.npz"
     with pytest.raises(SystemExit) as caught, job(tmp_path / "a.log", **run.key, device="cpu") as this:
         attempt(path, this)
