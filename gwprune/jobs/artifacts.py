@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from .. import models
 from ..network.prunable import PrunableSet
 from ..pruning import GemSearch, Ranking, removed_count
-from ..spectral.lanczos import Jacobi
-from ..spectral.spectrum import ProbeSpectrum
 from ..storage.checkpoints import digest
 from ..storage.files import atomic_path, save_tensors
 from ..storage.owners import ArtifactError, refuse_foreign
+
+if TYPE_CHECKING:
+    from ..spectral.spectrum import ProbeSpectrum
 
 __all__ = [
     "ArtifactError",
@@ -335,6 +336,10 @@ def load_probe(path: str | os.PathLike, *, owner: Owner = None) -> ProbeSpectrum
     Raises:
         ArtifactError: naming the file, also when it belongs to another run, seed, operator, probe or network.
     """
+    # They import SciPy, which most jobs do without.
+    from ..spectral.lanczos import Jacobi  # noqa: PLC0415
+    from ..spectral.spectrum import ProbeSpectrum  # noqa: PLC0415
+
     try:
         with np.load(path, allow_pickle=False) as values:
             if int(values["format"]) != _PROBE_FORMAT:
