@@ -78,14 +78,14 @@ def _prepare_torch(device: str, threads: int) -> str:
     import torch  # noqa: PLC0415 - light jobs never need it
 
     torch.set_num_threads(threads)
-    found = resolve_device(device)
-    if found.type == "cuda":  # the CPU kernels that we use are deterministic, and the switch takes seconds to import
+    resolved = resolve_device(device)
+    if resolved.type == "cuda":  # the CPU kernels that we use are deterministic, and the switch takes seconds to import
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
         # Bounds that certify need products of full precision.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-    return str(found)
+    return str(resolved)
 
 
 @contextmanager

@@ -24,18 +24,28 @@ __all__ = ["Launch", "gpu_slots", "without"]
 
 
 def gpu_slots(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Names of the GPUs that this process may use: of GWPRUNE_GPU_SLOTS, of CUDA_VISIBLE_DEVICES, else all."""
+    """Names of the GPUs that this process may use.
+
+    Args:
+        environment: its variable GWPRUNE_GPU_SLOTS lists them, else CUDA_VISIBLE_DEVICES; without both, the driver's.
+    """
     for variable in (SLOTS_VARIABLE, "CUDA_VISIBLE_DEVICES"):
         if variable in environment:
             return [name for name in environment[variable].replace(",", " ").split() if name != "-1"]
     if shutil.which("nvidia-smi") is None:
         return []
-    found = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True)
-    return found.stdout.split() if found.returncode == 0 else []
+    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    return listed.stdout.split() if listed.returncode == 0 else []
 
 
 def without(resources: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Mapping[str, Any]]:
-    """Resources of each rule but for the one called ``name``; of the same types, as Snakemake has its own."""
+    """Resources without one of them.
+
+    Args:
+        resources: rule -> resources, in Snakemake's own types, which stay.
+        name: of the resource to leave out.
+    """
     return {
         rule: type(own)({key: value for key, value in own.items() if key != name}) for rule, own in resources.items()
     }
@@ -44,9 +54,9 @@ def without(resources: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, 
 class Launch:
     """One process of Snakemake, and what processes that were killed have left in the same directory.
 
-    Each has a note and holds a lock beside it for as long as it lives, whatever becomes of the clock or its number. The
-    note says which of Snakemake's locks are its own and, on SLURM, by which name its jobs go. Of another host's
-    process nothing is known: its remains are explained, not touched.
+    Each process writes a note and holds a lock beside it for as long as it lives. The lock tells whether it lives; its
+    number or the clock would not. The note says which of Snakemake's locks are its own and, on SLURM, what its jobs are
+    called. Whether a process of another host lives is not known here: what it left is explained, not touched.
 
     Args:
         directory: `.snakemake`.
@@ -88,8 +98,8 @@ class Launch:
         for note in dead:
             if not note.get("begun"):
                 # Killed before it could say which locks are its own: those that came after it, if no other can have.
-                found = [] if others else self._locks.glob("*.lock")
-                note["locks"] = [str(path) for path in found if _later(path, note)]
+                locks = [] if others else self._locks.glob("*.lock")
+                note["locks"] = [str(path) for path in locks if _later(path, note)]
             left = [path for path in map(Path, note.get("locks", [])) if path.exists()]
             for path in left:
                 path.unlink(missing_ok=True)
@@ -100,12 +110,13 @@ class Launch:
                 _say(f"{_name(note)} has started this workflow. If it does not live any more: snakemake --unlock")
 
     def started(self, locks: Iterable[str], slurm_run: str) -> None:
-        """Once jobs are about to run: note what is this process's own, and cancel SLURM jobs that dead ones left.
+        """When jobs are about to run: note what is this process's own, and cancel SLURM jobs that dead ones left.
 
         They go on from their checkpoints when this run submits them again.
 
         Args:
-            locks: Snakemake's lock files.  slurm_run: name of this run's SLURM jobs; empty elsewhere.
+            locks: Snakemake's lock files.
+            slurm_run: name of this run's SLURM jobs; empty where there is no SLURM.
         """
         own = {"host": self._host, "process": os.getpid(), "begun": True, "slurm_run": slurm_run}
         if self._own.exists():
@@ -167,11 +178,11 @@ def _slurm_jobs(name: str) -> list[str]:
     if shutil.which("squeue") is None:
         return []
     command = ["squeue", "--noheader", "--me", f"--name={name}", "--format=%i"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    if found.returncode:
-        _say(f"squeue failed, jobs that a killed run left may go on: {found.stderr.strip()}")
+    queue = subprocess.run(command, capture_output=True, text=True, check=False)
+    if queue.returncode:
+        _say(f"squeue failed, jobs that a killed run left may go on: {queue.stderr.strip()}")
         return []
-    return found.stdout.split()
+    return queue.stdout.split()
 
 
 @contextmanager

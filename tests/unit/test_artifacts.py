@@ -22,7 +22,7 @@ from gwprune.jobs.artifacts import (
 from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import Ranking
 from gwprune.spectral.lanczos import Jacobi
-from gwprune.spectral.width import ProbeSpectrum
+from gwprune.spectral.spectrum import ProbeSpectrum
 
 ABOUT = {"name": "fc", "options": {"hidden": [5], "batch_norm": True}, "input_shape": [1, 4, 4], "classes": 3}
 
