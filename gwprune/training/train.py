@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.sgd import sgd
 
 from ..datasets import DeviceSplit
 from ..network.prunable import PrunableSet
@@ -142,15 +143,8 @@ def train(
     masks = None
     if mask is not None:
         masks = [part.to(prunable.parameters[0].device) for part in prunable.unflatten(mask.cpu().float())]
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        fused=True,  # one pass over the weights instead of three
-    )
-    _start_momentum(momentum or {}, model, optimizer, prunable, masks)
+    parameters = list(model.parameters())
+    buffers = _momentum_buffers(momentum or {}, model, prunable, masks)
     precision = _precision(recipe, train_split.device)
     # Every step's l1 term goes through it: fresh memory of that size costs more than the arithmetic.
     scratch = prunable.parameters[0].new_empty(max(prunable.sizes) if recipe.l1 else 0)
@@ -168,7 +162,7 @@ def train(
             "momentum": digest(*(momentum[name] for name in sorted(momentum))) if momentum else "",
         }
         guard = config_hash(belongs_to)
-        history = _resume(checkpoint, guard, model, optimizer)
+        history = _resume(checkpoint, guard, model, buffers)
     steps_per_epoch = math.ceil(len(train_split) / recipe.batch_size)
     for epoch in range(first_epoch + len(history) + 1, last_epoch + 1):
         start = time.perf_counter()
@@ -181,14 +175,14 @@ def train(
         if mask is not None:
             prunable.assign(prunable.flatten() * mask.to(masks[0].device))
         for step, (inputs, labels) in enumerate(train_split.epoch(recipe.batch_size, generator, recipe.augmentation)):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, (epoch - 1) * steps_per_epoch + step, steps_per_epoch)
+            step_rate = learning_rate(recipe, (epoch - 1) * steps_per_epoch + step, steps_per_epoch)
             if len(labels) == 1 and step:
                 continue  # batch normalisation has no variance of a single leftover sample
-            optimizer.zero_grad(set_to_none=True)
+            for parameter in parameters:
+                parameter.grad = None
             loss, hits = _add_gradient(model, inputs, labels, recipe, precision)
             _penalise(prunable, recipe.l1, masks, scratch)
-            optimizer.step()
+            _descend(parameters, buffers, recipe, step_rate)
             losses.append(loss)
             correct += hits
             seen += len(labels)
@@ -209,7 +203,7 @@ def train(
         )
         history.append(record)
         if checkpoint is not None and epoch < last_epoch:
-            state = {"guard": guard, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            state = {"guard": guard, "model": model.state_dict(), "momentum": buffers}
             save_tensors(checkpoint, {**state, "history": [vars(record) for record in history]})
         if progress is not None:
             progress(record)
@@ -217,19 +211,16 @@ def train(
     if masks is not None:
         _assert_held(prunable, masks)
     if momentum is not None:
-        for name, parameter in model.named_parameters():
-            momentum[name] = optimizer.state[parameter]["momentum_buffer"].clone()
+        for (name, _), buffer in zip(model.named_parameters(), buffers, strict=True):
+            momentum[name] = buffer.clone()
     return history
 
 
-def _start_momentum(
-    momentum: Mapping[str, Tensor],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    prunable: PrunableSet,
-    masks: list[Tensor] | None,
-) -> None:
-    """Give the optimizer these buffers (none: zeros) without the entries of pruned weights: those would move from 0."""
+def _momentum_buffers(
+    momentum: Mapping[str, Tensor], model: nn.Module, prunable: PrunableSet, masks: list[Tensor] | None
+) -> list[Tensor]:
+    """A buffer for each parameter: ``momentum`` (none: zeros) without the entries of pruned weights, which would move
+    from 0."""
     parameters = dict(model.named_parameters())
     expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     given = {name: tuple(buffer.shape) for name, buffer in momentum.items()}
@@ -239,12 +230,36 @@ def _start_momentum(
             "momentum does not fit the network: "
             + ", ".join(f"{name} has shape {given.get(name)}, expected {expected.get(name)}" for name in wrong[:3])
         )
-    for name, parameter in parameters.items():
-        buffer = torch.zeros_like(parameter)  # in the parameter's memory layout, as the fused step wants it
-        optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(momentum[name]) if momentum else buffer
+    # In the parameter's memory layout, as the fused step wants it.
+    buffers = {name: torch.zeros_like(parameter, requires_grad=False) for name, parameter in parameters.items()}
+    for name, buffer in momentum.items():
+        buffers[name].copy_(buffer)
     if masks is not None:
+        of = {id(parameter): buffers[name] for name, parameter in parameters.items()}
         for weight, kept in zip(prunable.parameters, masks, strict=True):
-            optimizer.state[weight]["momentum_buffer"].mul_(kept)
+            of[id(weight)].mul_(kept)
+    return list(buffers.values())
+
+
+@torch.no_grad()
+def _descend(parameters: list[Tensor], buffers: list[Tensor], recipe: Recipe, rate: float) -> None:
+    """One step of SGD, in one pass over the weights.
+
+    :class:`torch.optim.SGD` would do the same, but imports PyTorch's compiler: a second at the start of every job.
+    """
+    held = [(weight, buffer) for weight, buffer in zip(parameters, buffers, strict=True) if weight.grad is not None]
+    sgd(
+        [weight for weight, _ in held],
+        [weight.grad for weight, _ in held],
+        [buffer for _, buffer in held] if recipe.momentum else [],
+        fused=True,
+        weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+        lr=rate,
+        dampening=0.0,
+        nesterov=recipe.nesterov,
+        maximize=False,
+    )
 
 
 def _precision(recipe: Recipe, device: torch.device) -> AbstractContextManager:
@@ -309,7 +324,7 @@ def _check_finite(losses: list[Tensor], epoch: int) -> None:
         raise DivergedError(_DIVERGED.format(epoch=epoch, step=step))
 
 
-def _resume(path: Path, guard: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[EpochRecord]:
+def _resume(path: Path, guard: str, model: nn.Module, buffers: list[Tensor]) -> list[EpochRecord]:
     """Take up the training that a checkpoint holds; a checkpoint of another one is set aside, with a warning."""
     if not path.exists():
         return []
@@ -323,5 +338,6 @@ def _resume(path: Path, guard: str, model: nn.Module, optimizer: torch.optim.Opt
         return []
     logger.info("%s: going on after epoch %d", path, len(state["history"]))
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    for buffer, stored in zip(buffers, state["momentum"], strict=True):
+        buffer.copy_(stored)
     return [EpochRecord(**record) for record in state["history"]]

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from gwprune.config.plan import RUN_FIGURES
-
 from gwprune.jobs.job import Job
 from gwprune.storage.files import read_json
 from gwprune.tables.files import TableError, read_table
