@@ -16,7 +16,12 @@ def _print(args: argparse.Namespace) -> int:
         from .config import load_file  # noqa: PLC0415
 
         args.results = load_file(args.config).results
-    getattr(terminal, args.view)(Path(args.results))
+    if args.view == "print_costs":
+        from .config.plan import SECTION_OF_RULE  # noqa: PLC0415
+
+        terminal.print_costs(Path(args.results), SECTION_OF_RULE)
+    else:
+        getattr(terminal, args.view)(Path(args.results))
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -81,16 +81,17 @@ def threshold_view(thresholds: pa.Table, method: str = "magnitude") -> Table:
     return table
 
 
-def cost_view(costs: pa.Table) -> Table:
+def cost_view(costs: pa.Table, sections: Mapping[str, str]) -> Table:
     """One line for each rule: what its jobs cost, and what `resources` should say.
 
     Args:
         costs: the table.
+        sections: rule -> section of `resources`.
     """
     numbers = ("jobs", "median s", "longest s", "hours in all", "largest MB", "mem_mb", "runtime, min")
     table = _view("What jobs cost, and what to ask for", ("rule", "section of resources"), numbers)
     formats = {"median_seconds": ".1f", "longest_seconds": ".1f", "hours": ".2f", "largest_rss_mb": ".0f"}
-    for row in advice(costs):
+    for row in advice(costs, sections):
         table.add_row(*(format(value, formats.get(name, "")) for name, value in row.items()))
     return table
 
@@ -118,14 +119,18 @@ def _table(name: str, results: Path) -> pa.Table:
     return read_table(name, path)
 
 
-def print_costs(results: Path) -> None:
+def print_costs(results: Path, sections: Mapping[str, str]) -> None:
     """Print the table of costs of a results directory.
+
+    Args:
+        results: the directory.
+        sections: rule -> section of `resources`.
 
     Raises:
         FileNotFoundError: when the workflow has not finished.
     """
     console = _console(110)
-    console.print(cost_view(_table("costs", results)))
+    console.print(cost_view(_table("costs", results), sections))
     console.print("mem_mb, runtime: for a job like the largest one; a section takes the largest of its rules")
     console.print(
         "finetune, train_sparse: runtime is for a job of all its sparsities, that of resources for one of them"

@@ -15,9 +15,10 @@ from rich.console import Console
 import gwprune
 from gwprune.__main__ import main
 from gwprune.config.models import Resources
+from gwprune.config.plan import SECTION_OF_RULE
 from gwprune.jobs import report
 from gwprune.spectral.predictors import PREDICTORS
-from gwprune.tables.costs import SECTION_OF_RULE, advice
+from gwprune.tables.costs import advice
 from gwprune.tables.files import write_table
 from gwprune.tables.terminal import print_thresholds, threshold_view
 
@@ -250,7 +251,7 @@ def cost(rule: str, seconds: float, memory: float) -> dict:
 
 def test_advice_is_the_longest_and_largest_job_with_a_margin():
     jobs = [cost("predict", 2, 50), cost("train", 100, 700), cost("train", 1200, 900), cost("train", 300, 0)]
-    train, predict = advice(table_of("costs", jobs))
+    train, predict = advice(table_of("costs", jobs), SECTION_OF_RULE)
     assert (train["rule"], train["section"], train["jobs"]) == ("train", "train", 3)
     assert (train["median_seconds"], train["longest_seconds"]) == (300, 1200)
     assert train["hours"] == pytest.approx(1600 / 3600)
