@@ -1,4 +1,4 @@
-"""Who may import whom: downwards only, and the picture in docs/architecture.md says the same."""
+"""Who may import whom: downwards only, as the picture in docs/architecture.md has it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from pathlib import Path
 import pytest
 
 import gwprune
+from gwprune.jobs.rules import WORK
 
 PACKAGE = Path(gwprune.__file__).parent
-# From the top down. A room may import the rooms below its own line.
-LAYERS = (
-    ("__main__",),
-    ("jobs",),
-    ("predict", "config", "figures"),
-    ("training",),
-    ("pruning", "tables"),
-    ("curvature", "datasets", "models"),
-    ("options",),
-    ("spectral", "network", "storage"),
-    ("streams", "names"),
-)
-LEVELS = {room: level for level, rooms in enumerate(reversed(LAYERS)) for room in rooms}
+TEXT = (PACKAGE.parent / "docs/architecture.md").read_text()
+
+
+def pictured() -> list[list[str]]:
+    """The rooms of the picture, line by line from the top."""
+    lines = [line.strip() for line in TEXT.splitlines() if line.startswith("    |")]
+    return [[cell.strip() for cell in line[: line.rindex("|")].split("|")[1:]] for line in lines]
+
+
+LEVELS = {room: level for level, rooms in enumerate(reversed(pictured())) for room in rooms}
 
 
 def room_of(path: Path) -> str:
@@ -61,3 +59,13 @@ def test_imports_run_downwards(room):
                 (line, other) for line, other in imported(path) if other != room and LEVELS[other] >= LEVELS[room]
             ]
             assert not upward, f"{path}: {upward}"
+
+
+def test_the_document_names_the_work_of_every_rule_and_the_rooms_that_it_enters():
+    rows = [line.strip("| ").split(" | ") for line in TEXT.splitlines() if line.startswith("| `")]
+    for rules, function, rooms in rows:
+        module = PACKAGE / "jobs" / f"{function.strip('`').partition('.')[0]}.py"
+        assert rooms.split(", ") == sorted({room for _, room in imported(module)} - {"jobs"}), function
+        for rule in rules.split(", "):
+            assert WORK[rule.strip("`")].replace(":", ".") == function.strip("`")
+    assert {rule.strip("`") for rules, *_ in rows for rule in rules.split(", ")} == set(WORK)
