@@ -23,6 +23,8 @@ __all__ = ["LogHandler", "Progress"]
 _PAUSE = 15
 # Jobs at work that a line names.
 _MOST_NAMES = 4
+# What Snakemake says of failed jobs, beside the event that names job and log.
+_SAID_BETTER = ("CalledProcessError", "Exiting because a job execution failed", "At least one job did not complete")
 
 
 class Progress:
@@ -129,8 +131,8 @@ class LogHandler(LogHandlerBase):
             name = self._progress.end(record.jobid, now, failed=True)
             self._failed.append((name, _reason(record.log), record.log))
             self._print(f"failed: {name}: {_reason(record.log)}")
-        elif event == LogEvent.ERROR and record.exception == "RuleException" and "CalledProcessError" in record.msg:
-            pass  # a failed job, of which the event above says more
+        elif any(words in str(record.msg) for words in _SAID_BETTER):
+            pass
         elif record.levelno >= logging.WARNING or (event is None and "Nothing to be done" in str(record.msg)):
             self._print(self.format(record))
 

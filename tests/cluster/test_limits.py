@@ -17,7 +17,7 @@ CONFIG = {
     "experiments": [{"name": "small", **NETWORK}],
     "training": {"epochs": EPOCHS, "batch_size": 2, "l1": 1e-3},
     "spectrum": {"operators": ["ggn"], "steps": 20, "statistical_dimension": False},
-    "pruning": {"methods": ["magnitude"], "sparsities": [0.3, 0.6, 0.9]},
+    "pruning": {"methods": ["magnitude", "taylor"], "sparsities": [0.3, 0.6, 0.9]},
     "fine_tuning": {"methods": []},
 }
 # Too little for Snakemake and Python with PyTorch; half of what they take, or less.

@@ -19,7 +19,6 @@ GPU_RULES = {
     "rank",
     "sweep",
     "finetune",
-    "snapshot",
     "train_sparse",
 }
 

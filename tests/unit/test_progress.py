@@ -136,6 +136,7 @@ def test_a_failed_run_ends_with_rule_network_message_log_and_command(monkeypatch
     own.emit(record("x", logging.ERROR, event=LogEvent.JOB_ERROR, jobid=1, rule_name="train", log=[str(log)]))
     raised = "RuleException:\nCalledProcessError in file train.smk"
     own.emit(record(raised, logging.ERROR, event=LogEvent.ERROR, exception="RuleException"))
+    own.emit(record("Exiting because a job execution failed. Look above for error messages", logging.ERROR))
     own.close()
     assert failed not in stream.getvalue()
     assert stream.getvalue().splitlines()[1:] == [

@@ -73,6 +73,9 @@ def test_after_kill_9_of_snakemake_the_next_start_goes_on_and_no_job_is_done_twi
     job.suspend()  # so that it still works when the next start comes to its job
     process.kill()
     process.wait()
+    left = sorted(workflow.directory.glob(".snakemake/locks/*"))
+    workflow.dry_run(slow)
+    assert sorted(workflow.directory.glob(".snakemake/locks/*")) == left != []
     second = start(workflow, slow, "--until", "train")
     waits = "waiting for another process that does this job"
     wait_until(lambda: waits in output_of(workflow), workflow, second)
@@ -112,12 +115,15 @@ def test_a_job_that_is_killed_goes_on_from_its_checkpoint(tmp_path, slow, undist
 def test_ctrl_c_leaves_no_lock_and_no_process(tmp_path, slow):
     workflow = Workflow(tmp_path)
     process = start(workflow, slow)
-    wait_until(lambda: scripts_below(process), workflow, process)
+    wait_for_checkpoint(workflow, "*_train.pt", process)
     jobs = scripts_below(process)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait() != 0
     psutil.wait_procs(jobs, timeout=30)
     assert not any(job.is_running() for job in jobs)
+    *_, last = output_of(workflow).splitlines()
+    assert last == "gwprune: interrupted; the same command goes on, from the last checkpoints"
+    assert "Traceback" not in output_of(workflow)
     assert not list(workflow.directory.glob(".snakemake/locks/*"))
     assert not list(workflow.directory.glob("results/**/*.part"))
 
@@ -125,7 +131,7 @@ def test_ctrl_c_leaves_no_lock_and_no_process(tmp_path, slow):
 def test_damaged_files_in_results_are_named_on_the_terminal(finished, tiny, tmp_path):
     copied: Path = shutil.copytree(finished.directory, tmp_path / "copy")  # with the times of its files
     damaged = []
-    for pattern in ("ranking/magnitude.pt", "spectrum/hessian_probe0.npz"):
+    for pattern in ("ranking/taylor.pt", "spectrum/hessian_probe0.npz"):
         (path,) = (copied / "results/runs").glob(f"*/seed0/{pattern}")
         content, times = path.read_bytes(), (path.stat().st_atime_ns, path.stat().st_mtime_ns)
         path.write_bytes(content[: len(content) // 2])

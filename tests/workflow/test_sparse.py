@@ -39,11 +39,3 @@ def test_every_kind_of_sparse_training_reaches_the_tables(finished, tiny, tmp_pa
     assert {row["epochs"] for row in tuned} == {3 + 1}
     assert not workflow.unfinished()
     assert "Nothing to be done" in workflow.dry_run(config, table)
-
-
-def test_iterative_methods_are_one_job_a_level_and_a_new_sparsity_adds_only_its_own(finished, tiny):
-    plan = finished.plan({**tiny, "sparse_training": {"methods": ["imp"], "sparsities": [0.5]}})
-    assert {rule: plan[rule] for rule in ("snapshot", "level", "measure")} == {"snapshot": 1, "level": 4, "measure": 1}
-    assert "train" not in plan
-    plan = finished.plan({**tiny, "sparse_training": {"methods": ["imp"], "sparsities": [0.5, 0.6]}})
-    assert plan["level"] == 6
