@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -110,16 +111,27 @@ def changed(config: dict, section: str, **values) -> dict:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, tiny) -> Workflow:
-    """The tiny configuration, run to its end once for all tests, also where they share several processes.
+def run_once(tmp_path_factory) -> Callable[..., Workflow]:
+    """A function: the finished run of a name, configuration and arguments; made once, also by several processes of tests.
 
-    They do not change its files.
+    Tests do not change its files.
     """
     directory = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         directory = directory.parent  # that of all processes
-    with FileLock(directory / "finished.lock"):
-        workflow = Workflow(directory / "finished")
-        if not list(workflow.directory.glob("results/tables/*")):
-            workflow.run(tiny)
-    return workflow
+
+    def make(name: str, config: dict, *arguments: str) -> Workflow:
+        workflow, done = Workflow(directory / name), directory / f"{name}.done"
+        with FileLock(directory / f"{name}.lock"):
+            if not done.exists():
+                workflow.run(config, *arguments)
+                done.touch()
+        return workflow
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(run_once, tiny) -> Workflow:
+    """The tiny configuration, run to its end."""
+    return run_once("finished", tiny)

@@ -25,10 +25,8 @@ def slow(tiny) -> dict:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, slow) -> Workflow:
-    workflow = Workflow(tmp_path_factory.mktemp("undisturbed"))
-    workflow.run(slow, "--until", "finetune")
-    return workflow
+def undisturbed(run_once, slow) -> Workflow:
+    return run_once("undisturbed", slow, "--until", "finetune")
 
 
 def start(workflow: Workflow, config: dict, *arguments: str) -> subprocess.Popen:

@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.workflow.conftest import Workflow, changed
-from tests.workflow.planning import ROOT
 
 pytestmark = pytest.mark.workflow
 
