@@ -112,7 +112,7 @@ def changed(config: dict, section: str, **values) -> dict:
 
 @pytest.fixture(scope="session")
 def run_once(tmp_path_factory) -> Callable[..., Workflow]:
-    """A function: the finished run of a name, configuration and arguments; made once, also by several processes of tests.
+    """A function: the run of a name, configuration and arguments, made once, also where several processes share tests.
 
     Tests do not change its files.
     """
