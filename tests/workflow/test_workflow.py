@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import pyarrow.parquet as pq
 import pytest
 
-from tests.workflow.conftest import Workflow, changed
+from tests.workflow.conftest import ROOT, Workflow, changed
 
 pytestmark = pytest.mark.workflow
 
