@@ -40,13 +40,13 @@ def options(**fields: tuple[Any, Any]) -> type[Options]:
     return create_model("Options", __base__=Options, **fields)
 
 
-def options_of(owner: str, function: Callable[..., Any], *given: Any, **named: Any) -> type[Options]:
+def options_of(owner: str, function: Callable[..., Any], *given: str, **named: Any) -> type[Options]:
     """The options of a user's function, from its signature: all parameters that are not given otherwise.
 
     Args:
         owner: what the function is, for error messages, e.g. ``"network 'mypkg:net'"``.
         function: any callable; numbers, truth values and texts are checked if it is annotated with them.
-        *given: what it is called with by position.
+        *given: names of what it is called with by position.
         **named: what it is called with by name.
 
     Raises:
@@ -59,7 +59,7 @@ def options_of(owner: str, function: Callable[..., Any], *given: Any, **named: A
     try:
         bound = signature.bind_partial(*given, **named).arguments
     except TypeError as error:
-        names = ", ".join([*(type(value).__name__ for value in given), *named])
+        names = ", ".join([*given, *named])
         raise ValueError(f"{owner} cannot be called with {names}: {error} (its signature is {signature})") from error
     try:
         hints = get_type_hints(function)

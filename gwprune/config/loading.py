@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -86,21 +85,16 @@ def read_file(path: str | os.PathLike) -> dict[str, Any]:
         raise ConfigError(f"{shown}, line {line}: byte 0x{byte:02x} is no UTF-8: save the file as UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{shown} cannot be read: {error.strerror}") from None
-    loader = yaml.SafeLoader(text)
+    # JSON may be indented with tabs, which stand in no text of it: as spaces they keep the lines of its keys.
+    spaced = text.expandtabs(1) if text.lstrip().startswith("{") else text
     try:
-        node = loader.get_single_node()
-        twice = list(_twice(node, set()))
-        values = None if node is None or twice else loader.construct_document(node)
+        node = yaml.compose(spaced, yaml.SafeLoader)
+        faults = list(dict.fromkeys(_faults_of_keys(node)))
+        values = None if faults else yaml.safe_load(spaced)
     except yaml.YAMLError as error:
-        # JSON may be indented with tabs.
-        try:
-            values, twice = json.loads(text), []
-        except ValueError:
-            raise ConfigError(f"{shown}{_syntax(error)}") from None
-    finally:
-        loader.dispose()
-    if twice:
-        raise ConfigError("\n".join(f"{shown}, line {line}: {text}" for line, text in twice))
+        raise ConfigError(f"{shown}{_syntax(error)}") from None
+    if faults:
+        raise ConfigError("\n".join(f"{shown}, line {line}: {fault}" for line, fault in faults))
     if values is None:
         raise ConfigError(f"{shown} is empty: it must hold the key experiments at least")
     if not isinstance(values, dict):
@@ -115,17 +109,17 @@ def _shown(path: str | os.PathLike) -> str:
 
 
 def _syntax(error: yaml.YAMLError) -> str:
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error).splitlines()[0]
     if "'\\t'" in problem:
         problem += ": indent with spaces, not with tabs"
     return f", line {mark.line + 1}: {problem}" if mark else f": {problem}"
 
 
-def _twice(node: yaml.Node | None, seen: set[int]) -> Iterator[tuple[int, str]]:
-    """(line, what is wrong) of every key that stands twice in its mapping."""
-    if id(node) in seen:  # an alias
+def _faults_of_keys(node: yaml.Node | None, above: tuple[yaml.Node, ...] = ()) -> Iterator[tuple[int, str]]:
+    """(line, what is wrong) of every key that stands twice in its mapping, and every alias of what it stands in."""
+    if node in above:
+        yield node.start_mark.line + 1, "an alias stands for the value that it is a part of"
         return
-    seen.add(id(node))
     children = []
     if isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
@@ -139,7 +133,7 @@ def _twice(node: yaml.Node | None, seen: set[int]) -> Iterator[tuple[int, str]]:
     elif isinstance(node, yaml.SequenceNode):
         children = node.value
     for child in children:
-        yield from _twice(child, seen)
+        yield from _faults_of_keys(child, (*above, node))
 
 
 def _validated(values: Mapping[str, Any], from_files: Mapping[str, Any] | None, source: str) -> Config:

@@ -116,6 +116,12 @@ class Experiment(Settings):
             section = getattr(self, name)
             if section.methods and not section.sparsities:
                 raise ValueError(f"{name}.sparsities is empty: list some, or set {name}.methods to []")
+        for section in (self.pruning, sparse):
+            for name in section.methods:
+                method = pruning.method_of(name)
+                # Only a section that ranks a method holds its options.
+                own = sparse if method.when in ("initialisation", "iterative") else self.pruning
+                method.check_options(own.options.get(name, {}))
         for name in sparse.methods:
             method = pruning.method_of(name)
             if method.when == "trained" and name not in self.pruning.methods:
@@ -150,10 +156,10 @@ class Experiment(Settings):
             size = getattr(self, name).batch_size
             if size > images:
                 raise ValueError(f"{name}.batch_size is {size}, but there are {images} training images")
-        if "batch_std" in self.epsilon and self.training.batch_size == images:
+        if "batch_std" in self.epsilon and 2 * self.training.batch_size > images:
             raise ValueError(
-                f"epsilon rule 'batch_std' needs two batches or more, but training.batch_size = {images} holds all"
-                " training images"
+                f"epsilon rule 'batch_std' needs two whole batches, but training.batch_size is"
+                f" {self.training.batch_size} of {images} training images"
             )
 
     @property
@@ -227,7 +233,9 @@ class Config(Settings):
     def _directory(cls, value: str) -> str:
         if set("{}") & set(value):
             raise ValueError(f"braces would be wildcards of the workflow's files, got {value!r}")
-        directory = os.path.expanduser(value)
+        if not value.strip():
+            raise ValueError("a name of a directory is wanted, got blanks")
+        directory = os.path.normpath(os.path.expanduser(value))
         if directory.startswith("~"):
             raise ValueError(f"no home directory is known for {value!r}")
         return directory

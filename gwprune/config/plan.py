@@ -7,6 +7,7 @@ files stands in `settings`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -155,14 +156,14 @@ class Plan:
     def __init__(self, config: Config):
         self.config = config
         self.runs = expand(config)
-        self._results = config.results.rstrip("/")
+        self._results = config.results
         self._nodes: dict[tuple[str, str], dict[str, Node]] = {}
 
     # --- names of files -------------------------------------------------------------------------------------
 
     def path(self, place: str) -> str:
         """A place below the directory of results."""
-        return f"{self._results}/{place}"
+        return os.path.normpath(os.path.join(self._results, place))
 
     def file(self, name: str) -> str:
         """Pattern of a file; a predictor's name stands for its predictions."""

@@ -49,10 +49,6 @@ class Node:
     level: Level
 
 
-def _hash_of(levels: Sequence[Level]) -> str:
-    return config_hash({"levels": [asdict(level) for level in levels]})[:6]
-
-
 @dataclass(frozen=True)
 class Run:
     """One network on one data set with one training recipe.
@@ -126,8 +122,9 @@ class Run:
         """Jobs of an iterative method up to a sparsity; chains that begin alike share them."""
         options = self.experiment.sparse_training.options.get(method, {})
         levels = method_of(method).function(sparsity, self.experiment.epochs, **options)
+        values = [asdict(level) for level in levels]
         names = [
-            f"{sparsity_token(level.sparsity)}-{number:02d}-{_hash_of(levels[:number])}"
+            f"{sparsity_token(level.sparsity)}-{number:02d}-{config_hash({'levels': values[:number]})[:6]}"
             for number, level in enumerate(levels, 1)
         ]
         return [Node(*item) for item in zip(names, [None, *names[:-1]], levels, strict=True)]

@@ -116,6 +116,8 @@ class Optimisation(Strict):
         default=False, description="forward passes of training in bfloat16 (autocast), on CUDA only"
     )
 
+    _unique_milestones = field_validator("milestones")(unique)
+
     @model_validator(mode="after")
     def _consistent(self) -> Optimisation:
         if self.schedule == "multistep" and not self.milestones:
@@ -236,7 +238,8 @@ def _check_options(values: dict[str, dict[str, Any]], allowed: list[str], when: 
     for name, options in values.items():
         method = pruning.method_of(name)
         if method.when not in when:
-            choice("pruning method of this section", name, allowed)
+            other = "pruning" if method.when in ("trained", "any") else "sparse_training"
+            raise ValueError(f"options of method {name} stand in section {other}; allowed here: {', '.join(allowed)}")
         method.check_options(options)
 
 
@@ -347,8 +350,8 @@ class SparseTraining(Strict):
     @field_validator("options")
     @classmethod
     def _known_options(cls, values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        when = ("initialisation", "any", "iterative")
-        _check_options(values, [*pruning.names("initialisation"), *pruning.names("iterative")], when)
+        own = [name for when in ("initialisation", "iterative") for name in pruning.names(when)]
+        _check_options(values, own, ("initialisation", "iterative"))
         return values
 
     @model_validator(mode="after")

@@ -111,7 +111,7 @@ def rare_gems(target: float, epochs: Epochs, search_epochs: int = 10, levels: in
 
     Args:
         search_epochs: of the search, beside those of training.
-        levels: jobs that the search is cut into; scores are frozen out at the end of each.
+        levels: jobs that the search is cut into, at most one an epoch; scores are frozen out at the end of each.
         lr: learning rate of the scores.
 
     Raises:
@@ -122,7 +122,8 @@ def rare_gems(target: float, epochs: Epochs, search_epochs: int = 10, levels: in
             "rare_gems needs a target in [0, 1), search_epochs >= 1, levels >= 1 and lr > 0,"
             f" got {target}, {search_epochs}, {levels} and {lr}"
         )
-    ends = sorted({max(1, search_epochs * number // levels) for number in range(1, levels + 1)})
+    levels = min(levels, search_epochs)
+    ends = [search_epochs * number // levels for number in range(1, levels + 1)]
     search = [
         Level(target, start, stop, search_epochs, search=True, lr=lr)
         for start, stop in zip([0, *ends[:-1]], ends, strict=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..network.prunable import PrunableSet
-from .registry import method_of
+from .registry import Method, method_of
 from .subject import Subject
 
 __all__ = ["Ranking", "keep_highest", "mask", "rank", "removed_count"]
@@ -135,13 +135,14 @@ def rank(
         ValueError: for an unknown method or option, for what the method needs and was not given, and for a method
             whose masks depend on the sparsity (:func:`mask` makes those).
         FloatingPointError: for scores that are not finite.
+        TypeError: for a method that does not return a tensor of shape (D,).
     """
     entry, chosen = method_of(method), dict(options or {})
     if entry.depends_on_sparsity:
         raise ValueError(f"the masks of method {method} depend on the sparsity: it has no ranking, only mask()")
     subject = Subject(prunable, seed, **given)
     entry.check(subject, chosen)
-    scores = entry.function(subject, **chosen)
+    scores = _result(entry, "scores", subject, **chosen)
     if not bool(torch.isfinite(scores).all()):
         raise FloatingPointError(f"method {method}: a score is not finite, so the weights cannot be ranked")
     return Ranking.of_scores(scores)
@@ -158,7 +159,8 @@ def mask(
 ) -> Tensor:
     """Keep mask (D,) of any method at one sparsity: exactly ``ceil(s D)`` entries are False.
 
-    Arguments and errors as :func:`rank`, beside a ValueError for a sparsity outside [0, 1].
+    Arguments and errors as :func:`rank`, beside a ValueError for a sparsity outside [0, 1], a TypeError for a method's
+    mask that is not boolean, and an AssertionError for one with another number of weights.
     """
     entry, chosen = method_of(method), dict(options or {})
     count = removed_count(sparsity, prunable.dimension)
@@ -167,9 +169,25 @@ def mask(
     subject = Subject(prunable, seed, **given)
     entry.check(subject, chosen)
     try:
-        kept = entry.function(subject, sparsity, **chosen)
+        kept = _result(entry, "a keep mask", subject, sparsity, **chosen)
     except FloatingPointError as error:
         raise FloatingPointError(f"method {method}: {error}") from error
+    if kept.dtype != torch.bool:
+        raise TypeError(f"method {method} must return a boolean keep mask, got {kept.dtype}")
     if int((~kept).sum()) != count:
         raise AssertionError(f"method {method} removed {int((~kept).sum())} weights instead of {count}")
     return kept
+
+
+def _result(entry: Method, what: str, subject: Subject, *args: Any, **options: Any) -> Tensor:
+    """What a method returns, if it is a tensor with an entry for each weight."""
+    try:
+        result = entry.function(subject, *args, **options)
+    except Exception as error:
+        error.add_note(f"while pruning method {entry.name!r} was at work")
+        raise
+    dimension = subject.prunable.dimension
+    if not isinstance(result, Tensor) or result.shape != (dimension,) or result.is_complex():
+        got = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+        raise TypeError(f"method {entry.name} must return {what} as a real tensor of shape ({dimension},), got {got}")
+    return result

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 __all__ = ["gmp_sparsity", "imp_sparsities"]
+
+# Each round is a training of its own.
+_MOST_ROUNDS = 500
 
 
 def imp_sparsities(target: float, rate: float = 0.2) -> list[float]:
@@ -15,10 +19,15 @@ def imp_sparsities(target: float, rate: float = 0.2) -> list[float]:
     A target of 0 takes no round.
 
     Raises:
-        ValueError: for a target outside [0, 1) or a rate outside (0, 1).
+        ValueError: for a target outside [0, 1), a rate outside (0, 1), or a rate that takes more than 500 rounds.
     """
     if not 0 <= target < 1 or not 0 < rate < 1:
         raise ValueError(f"imp needs a target in [0, 1) and a rate in (0, 1), got {target} and {rate}")
+    if math.log1p(-target) < _MOST_ROUNDS * math.log1p(-rate):
+        raise ValueError(
+            f"imp with rate {rate} needs more than {_MOST_ROUNDS} rounds to sparsity {target}, each a whole training:"
+            " give a higher rate"
+        )
     # Exact decimals, so that a target that is itself a level (0.36 at rate 0.2) is not followed by an empty round.
     goal, keep = Fraction(repr(float(target))), 1 - Fraction(repr(float(rate)))
     levels, remaining = [], keep

@@ -53,6 +53,8 @@ BROKEN = [
         f"{VALID}training:\n  epochs: 3\n  lr: 0.1\n  epochs: 4\n",
         ", line 5: key 'epochs' stands there once more, first in line 3",
     ),
+    ('{\n\t"seeds": [0],\n\t"seeds": [1]\n}', ", line 3: key 'seeds' stands there once more, first in line 2"),
+    ("experiments: &all\n  - *all\n", ", line 1: an alias stands for the value that it is a part of"),
 ]
 
 

@@ -36,6 +36,14 @@ def wrong_word(subject):
     return subject
 
 
+def with_reference(subject, reference):
+    return subject.prunable.flatten() - reference
+
+
+def too_few(subject):
+    return subject.prunable.flatten()[1:]
+
+
 def no_subject():
     return 1
 
@@ -115,8 +123,8 @@ def test_a_method_in_the_wrong_place_is_refused(sections, text):
         ("sparse_training", "imp", {"rate": "fast"}, "option 'rate': Input should be a valid number, got 'fast'"),
         ("sparse_training", "imp", {"rate": 2}, "option 'rate': Input should be less than 1, got 2"),
         ("sparse_training", "gmp", {"begin": "x"}, "option 'begin': Input should be a valid number, got 'x'"),
-        ("sparse_training", "obd", {"probes": 1}, "'obd' is no pruning method of this section; allowed: random"),
-        ("pruning", "imp", {"rate": 0.5}, "'imp' is no pruning method of this section; allowed: magnitude"),
+        ("sparse_training", "obd", {"probes": 1}, "options of method obd stand in section pruning; allowed here: "),
+        ("pruning", "imp", {"rate": 0.5}, "options of method imp stand in section sparse_training; allowed"),
     ],
 )
 def test_options_of_methods_are_checked_before_any_job(section, method, options, text):
@@ -130,6 +138,7 @@ def test_options_of_methods_are_checked_before_any_job(section, method, options,
     ("options", "text"),
     [
         ({"imp": {"rewind_epoch": 30}}, "imp needs rewind_epoch to be a whole number from 0 to 29"),
+        ({"imp": {"rate": 1e-9}}, "imp with rate 1e-09 needs more than 500 rounds to sparsity 0.8, each a whole"),
         ({"gmp": {"begin": 0.8}}, "gmp needs a target in [0, 1), levels >= 1 and 0 <= begin < end < 1"),
     ],
 )
@@ -170,6 +179,8 @@ def test_a_users_method_ranks_and_masks(user):
     ranking = pruning.rank(f"{user}:smallest_first", prunable, 0, options={"offset": 1.0})
     assert torch.equal(ranking.ranks, pruning.rank("magnitude", prunable, 0).ranks)
     assert pruning.mask(f"{user}:first", prunable, 0, 2 / 3).tolist() == [False, False, True]
+    with pytest.raises(TypeError, match=r"too_few must return scores as a real tensor of shape \(3,\), got .* \(2,\)"):
+        pruning.rank(f"{user}:too_few", prunable, 0)
     with pytest.raises(ValueError, match="score2 needs samples with labels"):
         pruning.rank(f"{user}:score2", prunable, 0, model=model)
 
@@ -180,6 +191,7 @@ def test_a_users_method_ranks_and_masks(user):
         ("smallest_firs", {}, "'smallest_firs' is no function of module"),
         ("wrong_word", {}, "when must be one of"),
         ("no_subject", {}, "cannot be called"),
+        ("with_reference", {}, "needs option 'reference'"),
         ("score2", {}, "does not rank a trained network: list it in sparse_training.methods"),
         ("smallest_first_reinitialise", {}, "not ending in _layerwise_shuffle or _reinitialise"),
         ("smallest_first", {"power": "two"}, "option 'power': Input should be a valid integer, got 'two'"),

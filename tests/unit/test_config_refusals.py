@@ -229,7 +229,7 @@ _LIMITED = {"dataset": {"name": "digits", "options": {"train_limit": 100}}}
         ),
         (
             values(_LIMITED, training={"batch_size": 90}, fine_tuning={"methods": []}),
-            "experiments.0: epsilon rule 'batch_std' needs two batches or more, but training.batch_size = 90 holds all"
+            "experiments.0: epsilon rule 'batch_std' needs two whole batches, but training.batch_size is 90 of 90"
             " training images",
         ),
         (
@@ -254,6 +254,11 @@ _LIMITED = {"dataset": {"name": "digits", "options": {"train_limit": 100}}}
             values(spectrum={"predictors": "statistical_dimension", "statistical_dimension": False}),
             "spectrum.predictors: no predictor is left: statistical_dimension is false",
         ),
+        (
+            values(training={"milestones": [10, 20, 10], "schedule": "multistep"}),
+            "training.milestones: 10 is listed twice",
+        ),
+        (values(results=" "), "results: a name of a directory is wanted, got blanks"),
         (values(seeds="0-4"), "seeds: seeds are a list, here [0, 1, 2, 3, 4]; got '0-4'"),
         (values(seeds="0, 2, 4"), "seeds: seeds are a list, here [0, 2, 4]; got '0, 2, 4'"),
         (values(seeds="0..99"), "seeds: seeds are a list, here [0, 1, ..., 99]; got '0..99'"),
@@ -336,7 +341,7 @@ def test_an_experiments_own_fault_is_reported_beside_the_same_kind_of_fault_in_t
 
 
 def test_what_is_just_possible_is_accepted():
-    config.load(values(training={"batch_size": 1293, "schedule": "multistep", "milestones": [29]}, seeds=2**63 - 1))
+    config.load(values(training={"batch_size": 647, "schedule": "multistep", "milestones": [29]}, seeds=2**63 - 1))
     config.load(values(_LIMITED, training={"batch_size": 90}, fine_tuning={"batch_size": 90}, epsilon="relative: 1"))
     # Milestones of a schedule that has none, and a batch size of a recipe that does not count.
     config.load(values(training={"milestones": [99]}))
