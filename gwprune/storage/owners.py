@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["ArtifactError", "in_words", "refuse_foreign"]
+__all__ = ["ArtifactError", "refuse_foreign"]
 
 logger = logging.getLogger("gwprune")
 
@@ -16,7 +16,7 @@ class ArtifactError(Exception):
     """A file between jobs is missing, damaged, foreign, or does not fit. The message names it."""
 
 
-def in_words(owner: Mapping[str, Any]) -> str:
+def _whose(owner: Mapping[str, Any]) -> str:
     """An owner as messages name it, such as ``run a, seed 0``."""
     return ", ".join(f"{key} {value}" for key, value in owner.items())
 
@@ -38,13 +38,11 @@ def refuse_foreign(
     if expected is None:
         return
     if stated is None:
-        logger.warning(
-            "%s does not say whose it is (an older version wrote it); taken for %s", path, in_words(expected)
-        )
+        logger.warning("%s does not say whose it is (an older version wrote it); taken for %s", path, _whose(expected))
         return
     differing = [key for key in expected if stated.get(key) != expected[key]]
     if differing:
         raise ArtifactError(
-            f"{path} belongs to {in_words(stated)}; expected {in_words(expected)}. Was it copied from elsewhere? Delete"
+            f"{path} belongs to {_whose(stated)}; expected {_whose(expected)}. Was it copied from elsewhere? Delete"
             " it and run again"
         )
