@@ -47,7 +47,8 @@ def operator_for(
         loss_fn: ``loss_fn(output, target)``, mean over samples.
         data: see :func:`gwprune.curvature_operator`.
         seed: of the random vector that shows dead units.
-        **options: ``operator``, ``batch_size``, ``device`` and ``memory_mb``, see :func:`gwprune.curvature_operator`.
+        **options: ``operator``, ``batch_size``, ``device``, ``memory_mb`` and ``checks``, see
+            :func:`gwprune.curvature_operator`.
     """
     operator = curvature_operator(model, loss_fn, data, **options)
     return compacted(operator, seed) if "spectrum" in predictor.needs else operator
@@ -127,6 +128,7 @@ class Prediction:
         operator: name of the operator.
         tolerance_met: whether the interval became as narrow as asked before the steps were spent; None when no
             tolerance was asked.
+        checks: names of the checks that network, loss and data passed.
     """
 
     threshold: float
@@ -140,6 +142,7 @@ class Prediction:
     predictor: str
     operator: str
     tolerance_met: bool | None
+    checks: tuple[str, ...]
     _norms: np.ndarray = field(repr=False)
     _spectrum: Spectrum | None = field(repr=False)
 
@@ -181,6 +184,7 @@ def predict_threshold(
     device: torch.device | str | None = None,
     reorthogonalize: bool = True,
     storage: str = "device",
+    checks: bool = True,
     seed: int = 0,
 ) -> Prediction:
     """Predict how sparse global magnitude pruning can make ``model`` before its loss rises by ``epsilon``.
@@ -205,12 +209,15 @@ def predict_threshold(
         device: where to compute (the model is moved); by default where it is.
         reorthogonalize: keep ``steps`` x D numbers per probe and orthogonalise; False for very large networks.
         storage: where these lie: ``"device"``, ``"host"`` memory or ``"disk"``.
+        checks: whether to refuse what gives a wrong number, see `gwprune.curvature.checks`.
         seed: of the probes.
 
     Raises:
         ValueError: for an unknown operator or predictor, an epsilon, steps, probes or tolerance that are not positive,
             a network without prunable weights, or ``"batch_std"`` with fewer than two whole batches or batches of
-            equal loss.
+            equal loss. CurvatureError, which is one, for a loss that is no mean over samples, a product that autograd
+            gets wrong, or a curvature that is exactly zero.
+        FloatingPointError: when the data hold NaN, or a product is not finite.
         NotDeterministicError: for a network that is random in eval mode.
 
     Example:
@@ -222,6 +229,12 @@ def predict_threshold(
         >>> 0 <= p.lower <= p.threshold <= p.upper <= 1
         True
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module, got {type(model).__name__}; the order is model, loss_fn, data"
+        )
+    if not isinstance(steps, int) or not isinstance(probes, int):
+        raise TypeError(f"steps and probes must be whole numbers (int), got {steps!r} and {probes!r}")
     if operator not in OPERATORS:
         raise ValueError(f"operator must be one of {', '.join(OPERATORS)}, got {operator!r}")
     if predictor not in PREDICTORS:
@@ -235,7 +248,15 @@ def predict_threshold(
     chosen, basis = PREDICTORS[predictor], {"reorthogonalize": reorthogonalize, "storage": storage}
     with eval_mode(model):
         matrix = operator_for(
-            chosen, model, loss_fn, data, seed=seed, operator=operator, batch_size=batch_size, device=device
+            chosen,
+            model,
+            loss_fn,
+            data,
+            seed=seed,
+            operator=operator,
+            batch_size=batch_size,
+            device=device,
+            checks=checks,
         )
         value = _batch_std(matrix, data) if epsilon == "batch_std" else float(epsilon)
         problem = problem_for(chosen, matrix.prunable, seed=seed, operator=matrix, tolerance=tolerance, **basis)
@@ -249,7 +270,7 @@ def predict_threshold(
         probes=0 if spectrum is None else len(spectrum.probes), standard_error=float(result.standard_error),
         predictor=predictor, operator=operator,
         tolerance_met=None if tolerance is None else bool(result.upper - result.lower <= tolerance),
-        _norms=problem.norms, _spectrum=spectrum,
+        checks=matrix.checks, _norms=problem.norms, _spectrum=spectrum,
     )  # fmt: skip
 
 

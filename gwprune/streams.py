@@ -37,7 +37,9 @@ PURPOSES: dict[str, Callable[..., tuple[int, ...]]] = {
     "first scores of a search": lambda: (0x67656D,),
     "order of a search epoch": lambda epoch: (epoch, 0x7261),
     # curvature
+    "checks": lambda: (0x636865,),
     "probe": lambda probe: (probe,),
+    "symmetry": lambda: (0x73796D,),
     "zero rows": lambda: (2**32,),
     "dead units": lambda: (),
     "directions to project": lambda: (),

@@ -20,6 +20,7 @@ from ..network.losses import mean_gradient
 from ..network.modes import differentiable
 from ..network.prunable import PrunableSet
 from ..network.samples import Batch, as_tensors, batches_of, call, count_samples, take
+from .checks import NotDeterministicError, check_curvature
 from .graphs import GaussNewtonGraph, HessianGraph, saved_bytes
 from .tape import Tape
 
@@ -27,16 +28,11 @@ __all__ = ["OPERATORS", "CurvatureOperator", "NotDeterministicError", "ProductOp
 
 OPERATORS = ("hessian", "ggn")
 _PROBE_SAMPLES = 8
-_TRIAL_SAMPLES = 32
 _DEFAULT_MEMORY_MB = 3072
 # On a CPU larger batches fall out of the caches (and their memory is fetched anew for every product); smaller ones
 # leave the kernels too little to do.
 _CPU_BATCH_BYTES = 32 * 2**20
 _CPU_BATCHES = (32, 2048)
-
-
-class NotDeterministicError(RuntimeError):
-    """The network does not compute the same function twice, so it has no well-defined curvature operator."""
 
 
 _KINDS = {"hessian": HessianGraph, "ggn": GaussNewtonGraph}
@@ -98,6 +94,7 @@ class CurvatureOperator(ProductOperator):
         products: number of products so far.
         keeps_graphs: whether the graphs of all batches fit into the memory budget, and are kept.
         options: operator, batch size and memory budget as they were given.
+        checks: names of the checks that it passed.
     """
 
     def __init__(
@@ -124,11 +121,22 @@ class CurvatureOperator(ProductOperator):
         self.model, self.loss_fn, self.operator = model, loss_fn, operator
         self.prunable = PrunableSet(model)
         first = self.prunable.parameters[0]
+        for name, parameter in zip(self.prunable.names, self.prunable.parameters, strict=True):
+            if parameter.is_meta:
+                raise ValueError(
+                    f"{name} is on the meta device, where weights have shapes but no values; load them first"
+                )
+            if parameter.dtype != first.dtype:
+                raise ValueError(
+                    f"the prunable weights have different dtypes: {self.prunable.names[0]} is {first.dtype}, {name} is"
+                    f" {parameter.dtype}; use model.float()"
+                )
         self.device, self.dtype = first.device, first.dtype
         self.shape = (self.prunable.dimension, self.prunable.dimension)
         self._inputs, self._targets = as_tensors(data, self.device)
         self.samples = count_samples(self._inputs)
         self.products = 0
+        self.checks: tuple[str, ...] = ()
         self._graphs: list | None = None
         self.options = {"operator": operator, "batch_size": batch_size, "memory_mb": memory_mb}
         per_sample = self._graph_bytes()
@@ -142,7 +150,6 @@ class CurvatureOperator(ProductOperator):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size = min(batch_size, self.samples)
         self.keeps_graphs = per_sample * self.samples <= memory_mb * 2**20
-        self._check_determinism()
 
     # -- passes over the data ----------------------------------------------------------------------------------
 
@@ -181,28 +188,6 @@ class CurvatureOperator(ProductOperator):
             del graph
         return max((sizes[1] - sizes[0]) / few, 1.0)
 
-    def _check_determinism(self) -> None:
-        """Two products on fresh graphs of a few samples must agree, or the matrix changes under Lanczos' feet."""
-        generator = torch.Generator().manual_seed(0)
-        vector = torch.randn(self.shape[0], generator=generator).to(self.device, self.dtype)
-        part = slice(0, min(_TRIAL_SAMPLES, self.samples))
-        results = []
-        for _ in range(2):
-            with differentiable(self.model, self.prunable):
-                graph = self._graph(part)
-                product = graph.product(self.prunable.parameters, self.prunable.unflatten(vector), False)
-            results.append(self.prunable.flatten(product))
-        if not torch.isfinite(results[0]).all():
-            raise FloatingPointError("a curvature product is not finite: the network or its loss has diverged")
-        difference = (results[0] - results[1]).norm()
-        # CUDA reductions may differ in the last digits; a dropout mask differs at first order.
-        if difference > 1e3 * torch.finfo(self.dtype).eps * results[0].norm():
-            raise NotDeterministicError(
-                "two products of the same operator and vector differ by"
-                f" {(difference / results[0].norm()).item():.2g} of their norm: the network is random (active"
-                " dropout, noise) or changes its state; make its forward pass deterministic in eval mode"
-            )
-
     # -- products ------------------------------------------------------------------------------------------------
 
     def multiply(self, columns: list[Tensor]) -> list[Tensor]:
@@ -240,6 +225,7 @@ def curvature_operator(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     memory_mb: int = _DEFAULT_MEMORY_MB,
+    checks: bool = True,
 ) -> CurvatureOperator:
     """Hessian or Gauss-Newton operator of ``model`` on ``data``, restricted to the prunable weights.
 
@@ -251,6 +237,7 @@ def curvature_operator(
         batch_size: samples per pass; by default as many as a quarter of ``memory_mb`` holds.
         device: where to compute (the model is moved); by default where the model is.
         memory_mb: memory in MiB for kept graphs.
+        checks: whether to refuse what gives a wrong number, see `gwprune.curvature.checks`.
 
     Returns:
         An operator with ``shape`` (D, D) and ``@`` on (D,) and (D, k).
@@ -259,6 +246,8 @@ def curvature_operator(
         ValueError: for an unknown operator, a network in training mode or without prunable weights, or no data.
         FloatingPointError: when a product is not finite.
         NotDeterministicError: when two products with one vector differ.
+        CurvatureError: for a loss that is no mean over samples, a product that autograd gets wrong, or a matrix that
+            is exactly zero.
 
     Example: for least squares ``mean (x w - y)^2`` the Hessian is ``2 mean x x^T``.
 
@@ -269,6 +258,9 @@ def curvature_operator(
         >>> (H @ torch.eye(2)).tolist()
         [[2.0, 2.0], [2.0, 4.0]]
     """
-    return CurvatureOperator(
+    matrix = CurvatureOperator(
         model, loss_fn, data, operator=operator, batch_size=batch_size, device=device, memory_mb=memory_mb
     )
+    if checks:
+        matrix.checks = check_curvature(matrix)
+    return matrix

@@ -9,7 +9,9 @@ swaps samples and channels instead, which is several times slower on a CPU.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -207,6 +209,9 @@ def _normalised(
     return torch.addcmul(shift.view(shape), input, scale.view(shape))
 
 
+_AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
 def _saved_tensor_hooks() -> Any:
     return torch._C._autograd._top_saved_tensors_default_hooks(True)
 
@@ -242,18 +247,32 @@ class Tape(TorchFunctionMode):
     def _foreign(self) -> bool:
         """Whether the network computes in a way of its own that the tape's functions would not follow.
 
-        That is under autocast, inside ``torch.func`` or forward-mode derivatives, or with its own hooks on saved
+        That is inside ``torch.func`` or forward-mode derivatives, or with its own hooks on saved
         tensors: a checkpoint runs its part again in the backward pass, where no tape is.
         """
         return (
-            torch._C._is_any_autocast_enabled()
-            or torch._C._are_functorch_transforms_active()
+            torch._C._are_functorch_transforms_active()
             or forward_ad._current_level >= 0
             or _saved_tensor_hooks() != self._outer_hooks
         )
 
+    def _in_full_precision(self, function, types, args, kwargs):
+        """The same call without autocast, which would round second derivatives to 8 bits."""
+        warnings.warn(
+            "autocast is on in the forward pass or around it; curvature products switch it off and compute in the"
+            " dtype of the weights",
+            stacklevel=3,
+        )
+        with ExitStack() as stack:
+            for device in _AUTOCAST_DEVICES:
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            return self.__torch_function__(function, types, args, kwargs)
+
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if torch._C._is_any_autocast_enabled():
+            return self._in_full_precision(function, types, args, kwargs)
         reader = _READERS.get(function)
         if (reader or function is functional.batch_norm) and self._foreign():
             return function(*args, **kwargs)

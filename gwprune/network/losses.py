@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .modes import differentiable, eval_mode
+from .modes import buffers_kept, differentiable, eval_mode
 from .prunable import PrunableSet
 from .samples import Batch, call, count_samples
 
@@ -65,7 +65,7 @@ def batch_deviation(
         The deviation in units of the loss, and the number of whole batches. Fewer than two have no deviation: 0.
     """
     losses = []
-    with eval_mode(model):
+    with eval_mode(model), buffers_kept(model):
         for inputs, targets in batches:
             if count_samples(targets) == batch_size:
                 losses.append(loss_fn(call(model, inputs), targets).double())

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
 
 from .prunable import PrunableSet
 
-__all__ = ["differentiable", "eval_mode", "undisturbed"]
+__all__ = ["buffers_kept", "differentiable", "eval_mode", "undisturbed"]
 
 
 @contextmanager
@@ -31,15 +32,46 @@ def eval_mode(model: nn.Module, training: bool = False) -> Iterator[None]:
 
 
 @contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Buffers that the passes change, such as one that counts them, come back afterwards, also after an error.
+
+    One that did not change is not written to: a kept graph may hold it.
+    """
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+                module._buffers[name] = buffer
+
+
+def _eager():
+    """Whatever torch.compile has made is run as plain PyTorch: what it compiles is not differentiated twice."""
+    # Who has compiled something has imported the compiler, which takes a second.
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+@contextmanager
 def differentiable(model: nn.Module, prunable: PrunableSet) -> Iterator[None]:
-    """Gradients on for the prunable weights alone, whatever the caller has frozen; the flags come back afterwards."""
+    """Gradients on for the prunable weights alone, whatever the caller has frozen; compiled parts run uncompiled.
+
+    Flags and buffers come back afterwards.
+    """
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     for parameter, _ in flags:
         parameter.requires_grad_(False)
     for parameter in prunable.parameters:
         parameter.requires_grad_(True)
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), buffers_kept(model), _eager():
             yield
     finally:
         for parameter, flag in flags:
@@ -58,12 +90,6 @@ def undisturbed(model: nn.Module, differentiate: PrunableSet | None = None, trai
         differentiate: switch gradients on for these weights and off for all other parameters.
         training: take training mode instead.
     """
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     gradients = torch.no_grad() if differentiate is None else differentiable(model, differentiate)
-    try:
-        with eval_mode(model, training), gradients:
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+    with eval_mode(model, training), buffers_kept(model), gradients:
+        yield

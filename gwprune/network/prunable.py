@@ -45,6 +45,13 @@ class PrunableSet:
             if isinstance(weight, nn.Parameter) and id(weight) not in shared_elsewhere:
                 weights.setdefault(id(weight), (f"{prefix}.weight" if prefix else "weight", weight))
         if not weights:
+            scripted = isinstance(model, torch.jit.ScriptModule)
+            if scripted or any("quantized" in type(module).__module__ for module in model.modules()):
+                state = "scripted or traced" if scripted else "quantised"
+                raise ValueError(
+                    f"{type(model).__name__} is {state}: its layers are no nn.Linear or nn.Conv*d any more; use the"
+                    " module that it was made of"
+                )
             raise ValueError(
                 f"{type(model).__name__} has no prunable weights: none of its modules is an nn.Linear or nn.Conv*d"
             )

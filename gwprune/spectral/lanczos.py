@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..streams import stream
+from ..streams import numpy_stream, stream
 
 __all__ = ["STORAGES", "Jacobi", "Lanczos", "as_product", "iterate", "lanczos", "rademacher"]
 
@@ -74,6 +74,25 @@ def as_product(operator: Any) -> Callable[[Tensor], Tensor]:
     if isinstance(operator, Tensor) or isinstance(getattr(operator, "device", None), torch.device):
         return lambda x: operator @ x
     return lambda x: torch.as_tensor(np.asarray(operator @ x.numpy()), dtype=x.dtype)
+
+
+def check_symmetric(operator: Any, seed: int) -> None:
+    """Refuse a matrix A that is not symmetric: for random u and v, ``u . A v = v . A u``. This takes two products.
+
+    Raises:
+        ValueError: when the two sides differ by more than rounding.
+    """
+    product, device, dtype = as_product(operator), operator_device(operator), operator_dtype(operator)
+    drawn = numpy_stream(seed, "symmetry").standard_normal((2, operator.shape[0]))
+    u, v = (torch.from_numpy(row).to(device, dtype) for row in drawn)
+    left, right = product(v), product(u)
+    scale = max(float(left.double().norm() * u.double().norm()), float(right.double().norm() * v.double().norm()))
+    difference = abs(_dot(u, left) - _dot(v, right))
+    if difference > 100 * torch.finfo(dtype).eps * scale:
+        raise ValueError(
+            f"the operator is not symmetric: u.Av and v.Au differ by {difference / scale:.2g} of |u| |Av| for random u"
+            " and v; use (A + A.T) / 2, or an operator that multiplies by it"
+        )
 
 
 def operator_dtype(operator: Any) -> torch.dtype:

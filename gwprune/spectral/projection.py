@@ -27,7 +27,7 @@ from scipy.optimize import brentq, minimize_scalar
 from torch import Tensor
 
 from ..streams import stream
-from .lanczos import Jacobi, Lanczos, as_product, lanczos, operator_device, operator_dtype
+from .lanczos import Jacobi, Lanczos, as_product, check_symmetric, lanczos, operator_device, operator_dtype
 from .probes import zero_rows
 from .quadrature import ritz, squared
 from .spectrum import ProbeSpectrum, Spectrum
@@ -191,7 +191,8 @@ def statistical_dimension(
         (value, standard_error), both per D; (1.0, 0.0) when the pruned network lies inside the sublevel set.
 
     Raises:
-        ValueError: for a centre of another size, or an epsilon, steps or probes that are not positive.
+        ValueError: for an operator that is not symmetric, a centre of another size, or an epsilon, steps or
+            probes that are not positive.
     """
     if not epsilon > 0:
         raise ValueError(f"epsilon must be positive, got {epsilon}")
@@ -203,6 +204,7 @@ def statistical_dimension(
         raise ValueError(f"center must have shape ({operator.shape[0]},), got {tuple(vector.shape)}")
     if not bool((vector != 0).any()):
         return 1.0, 0.0
+    check_symmetric(operator, seed)
     drawn = GaussianProbes.draw(operator, steps=steps, probes=probes, seed=seed)
     values, error = cone_dimension(operator, vector, epsilon, drawn, steps)
     return float(values.mean()), error

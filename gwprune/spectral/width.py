@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .lanczos import check_symmetric
 from .probes import probe_spectra
 from .problem import Problem
 from .spectrum import Estimate
@@ -30,13 +31,14 @@ def squared_width(
 
     Raises:
         TypeError: for an operator without ``shape`` or ``@``.
-        ValueError: for an operator that is not square, a negative R, or an epsilon, steps or probes that are not
-            positive.
+        ValueError: for an operator that is not square or not symmetric, a negative R, or an epsilon, steps or probes
+            that are not positive.
     """
     if not pruned_norm >= 0:
         raise ValueError(f"pruned_norm must not be negative, got {pruned_norm}")
     if probes < 1:
         raise ValueError(f"probes must be at least 1, got {probes}")
+    check_symmetric(operator, seed)
     spectrum = probe_spectra(operator, steps=steps, probes=range(probes), seed=seed)
     estimate = spectrum.width(pruned_norm, epsilon)
     return float(estimate.value), float(estimate.lower), float(estimate.upper)

@@ -1,0 +1,333 @@
+"""Checks before a curvature is used: what would give a wrong number is refused, with what to do about it.
+
+They look at a few samples, spread over the data. Together they cost less than six products on these.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..network.modes import differentiable
+from ..network.prunable import PrunableSet
+from ..network.samples import call, count_samples, take
+from ..streams import stream
+from .graphs import GaussNewtonGraph, HessianGraph
+from .tape import Tape
+
+if TYPE_CHECKING:
+    from .operator import CurvatureOperator
+
+__all__ = ["CHECKS", "CurvatureError", "NotDeterministicError", "check_curvature"]
+
+# In the order in which they are made.
+CHECKS = ("finite", "deterministic", "mean over samples", "finite differences", "not zero")
+
+_SAMPLES = 32
+_OFF = "checks=False switches this check off"
+# Steps of the finite differences, in units of the weights' norm. The smallest crosses no kink of a ReLU; the larger
+# ones are for networks that compute in float32 although their weights are float64.
+_STEPS = (1e-8, 1e-6, 1e-4, 1e-3)
+_OWN_STEPS = (1e-3, 1e-2)  # in float32
+_TOLERANCE, _OWN_TOLERANCE = 1e-3, 0.1
+_MEAN_TOLERANCE = 1e-4
+
+
+class NotDeterministicError(RuntimeError):
+    """The network does not compute the same function twice, so it has no well-defined curvature operator."""
+
+
+class CurvatureError(ValueError):
+    """A product with the curvature would be wrong or mean nothing."""
+
+
+@dataclass
+class _Trial:
+    """A network and a few samples.
+
+    Attributes:
+        model: in eval mode.
+        loss_fn: ``loss_fn(output, target)``.
+        inputs: samples along axis 0.
+        targets: likewise.
+        prunable: the weights.
+        operator: ``"hessian"`` or ``"ggn"``.
+    """
+
+    model: nn.Module
+    loss_fn: Callable[[Any, Any], Tensor]
+    inputs: Any
+    targets: Any
+    prunable: PrunableSet
+    operator: str
+
+    def loss(self, part: slice) -> float:
+        """Of some of the samples."""
+        with Tape(()):  # gradients may be on: a forward pass may differentiate
+            return float(self.loss_fn(call(self.model, take(self.inputs, part)), take(self.targets, part)).detach())
+
+    def product(self, vector: Tensor) -> Tensor:
+        """Product of the curvature with ``vector``, as the operator computes it."""
+        kind = {"hessian": HessianGraph, "ggn": GaussNewtonGraph}[self.operator]
+        parameters = self.prunable.parameters
+        graph = kind.build(
+            Tape(parameters),
+            lambda: call(self.model, self.inputs),
+            lambda output: self.loss_fn(output, self.targets),
+            parameters,
+        )
+        return self.prunable.flatten(graph.product(parameters, self.prunable.unflatten(vector), False))
+
+    def _slope(self) -> tuple[Tensor, float, Tensor | None]:
+        """Gradient of the loss, the loss, and the output if it is a tensor; all without a graph."""
+        with Tape(self.prunable.parameters):
+            output = call(self.model, self.inputs)
+            loss = self.loss_fn(output, self.targets)
+        gradient = torch.autograd.grad(loss, self.prunable.parameters, materialize_grads=True, allow_unused=True)
+        return (
+            self.prunable.flatten(gradient),
+            float(loss.detach()),
+            output.detach() if isinstance(output, Tensor) else None,
+        )
+
+    def _head_gradient(self, output: Tensor) -> Tensor:
+        output = output.detach().requires_grad_()
+        return torch.autograd.grad(self.loss_fn(output, self.targets), output)[0]
+
+    def differences(self, vector: Tensor, step: float) -> tuple[Tensor, float, float, Tensor]:
+        """Central differences along ``vector``.
+
+        Args:
+            vector: (D,).
+            step: how far to go, in units of it.
+
+        Returns:
+            The product with the curvature; the derivative of the loss, by differences and as autograd has it; and
+            the gradient. The weights come back.
+        """
+        weights, found = self.prunable.flatten(), []
+        try:
+            for sign in (1, -1):
+                self.prunable.assign(weights + sign * step * vector)
+                found.append(self._slope())
+        finally:
+            self.prunable.assign(weights)
+        (upper, high, out_high), (lower, low, out_low) = found
+        gradient = (upper + lower) / 2
+        slope, derivative = (high - low) / (2 * step), float(gradient @ vector)
+        if self.operator == "hessian":
+            return (upper - lower) / (2 * step), slope, derivative, gradient
+        # J^T (d2 l) J v: both derivatives of functions by differences, the transpose by one backward pass.
+        tangent = (out_high - out_low) / 2
+        middle = (out_high + out_low) / 2
+        cotangent = (self._head_gradient(middle + tangent) - self._head_gradient(middle - tangent)) / (2 * step)
+        with Tape(self.prunable.parameters):
+            output = call(self.model, self.inputs)
+        product = torch.autograd.grad(
+            output, self.prunable.parameters, cotangent, materialize_grads=True, allow_unused=True
+        )
+        return self.prunable.flatten(product), slope, derivative, gradient
+
+    def double(self) -> _Trial | None:
+        """A copy in float64; None for a network or loss that cannot be copied so."""
+        try:
+            # One copy of both, so that a loss that reads the network reads the copy.
+            model, loss_fn = copy.deepcopy((self.model, self.loss_fn))
+            for module in (model, loss_fn):
+                if isinstance(module, nn.Module):
+                    module.double()
+            return _Trial(
+                model, loss_fn, _doubled(self.inputs), _doubled(self.targets),
+                PrunableSet(model), self.operator,
+            )  # fmt: skip
+        except Exception:  # whatever a network of the caller's holds may refuse to be copied  # noqa: BLE001
+            return None
+
+
+def _doubled(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    return tuple(_doubled(part) for part in value)
+
+
+def check_curvature(operator: CurvatureOperator) -> tuple[str, ...]:
+    """Make all checks.
+
+    Args:
+        operator: of the network whose curvature is wanted.
+
+    Returns:
+        Their names, ``CHECKS``.
+
+    Raises:
+        FloatingPointError: when a product is not finite.
+        NotDeterministicError: when two products with one vector differ.
+        CurvatureError: for a loss that is no mean over samples, a product that autograd gets wrong, or a matrix that
+            is exactly zero.
+    """
+    spread = slice(0, None, max(1, operator.samples // _SAMPLES))
+    inputs, targets = (take(take(value, spread), slice(_SAMPLES)) for value in operator.data)
+    trial = _Trial(operator.model, operator.loss_fn, inputs, targets, operator.prunable, operator.operator)
+    vector = torch.randn(operator.shape[0], generator=stream(0, "checks"))
+    vector = vector.to(operator.device, operator.dtype)
+    with differentiable(operator.model, operator.prunable):
+        product = trial.product(vector)
+        again = trial.product(vector)
+    _check_finite(operator, product)
+    _check_determinism(product, again)
+    with differentiable(operator.model, operator.prunable):
+        _check_mean(trial, operator.samples)
+        _check_differences(trial, vector, product)
+    # A few samples may lie where the loss is flat although others do not.
+    if not product.any() and not (operator @ vector).any():
+        raise CurvatureError(_zero_message(operator.operator))
+    return CHECKS
+
+
+def _check_finite(operator: CurvatureOperator, product: Tensor) -> None:
+    for name, value in zip(("input", "target"), operator.data, strict=True):
+        for tensor in _tensors(value):
+            bad = torch.isnan(tensor).flatten(1).any(dim=1) if tensor.ndim > 1 else torch.isnan(tensor)
+            if tensor.is_floating_point() and bool(bad.any()):
+                first = int(bad.nonzero()[0])
+                part = slice(first, first + 1)
+                sample = _Trial(operator.model, operator.loss_fn, *(take(v, part) for v in operator.data), None, "")
+                if math.isnan(sample.loss(slice(None))):  # a network may know what to do with it
+                    raise FloatingPointError(
+                        f"the data hold NaN: {int(bad.sum())} of {operator.samples} samples in their {name}, the first"
+                        f" is sample {first}; leave them out or fill them in"
+                    )
+    if not torch.isfinite(product).all():
+        raise FloatingPointError(
+            "a curvature product is not finite, although the data hold no NaN: the network or its loss has diverged"
+        )
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [value] if isinstance(value, Tensor) else [tensor for part in value for tensor in _tensors(part)]
+
+
+def _check_determinism(product: Tensor, again: Tensor) -> None:
+    """Two products on fresh graphs must agree, or the matrix changes under Lanczos' feet."""
+    difference = (product - again).norm()
+    # CUDA reductions may differ in the last digits; a dropout mask differs at first order.
+    if difference > 1e3 * torch.finfo(product.dtype).eps * product.norm():
+        raise NotDeterministicError(
+            "two products of the same operator and vector differ by"
+            f" {(difference / product.norm()).item():.2g} of their norm: the network is random (active"
+            " dropout, noise) or changes its state; make its forward pass deterministic in eval mode"
+        )
+
+
+def _check_mean(trial: _Trial, samples_in_all: int) -> None:
+    """The loss of some samples must be the mean of its parts, weighted with their samples."""
+    samples = count_samples(trial.inputs)
+    if samples < 2:
+        return
+    split = max(1, samples // 3)
+    whole = trial.loss(slice(None))
+    first, second = trial.loss(slice(0, split)), trial.loss(slice(split, None))
+    mean = (split * first + (samples - split) * second) / samples
+    scale = max(abs(whole), abs(first), abs(second))
+    precision = max(_MEAN_TOLERANCE, 4 * max(torch.finfo(p.dtype).eps for p in trial.prunable.parameters))
+    if abs(whole - mean) > precision * scale:
+        raise CurvatureError(
+            f"the loss is no mean over samples: {samples} samples together have the loss {whole:.6g}, and"
+            f" {split} and {samples - split} of them apart {first:.6g} and {second:.6g}, of which the mean is"
+            f" {mean:.6g}, so that the result would depend on the batch size. Use reduction='mean', give up class"
+            " weights or ignore_index (leave the ignored samples out), let batch normalisation have running"
+            " statistics, put the samples along axis 0 (batch_first=True). If the samples belong together, as in a"
+            f" contrastive loss, put them into one batch, batch_size={samples_in_all}, and take its loss as it"
+            f" is: {_OFF}"
+        )
+
+
+def _check_differences(trial: _Trial, vector: Tensor, product: Tensor) -> None:
+    """The product must be the derivative of the gradient, and the gradient that of the loss."""
+    if product.dtype != torch.float64:
+        double = trial.double()
+        if double is not None:
+            try:
+                with differentiable(double.model, double.prunable):
+                    exact = double.product(vector.double())
+                    # A copy may not be the network: its parts may still read the weights of the original.
+                    if _gap(product.double(), exact) < max(0.02, 10 * torch.finfo(product.dtype).eps):
+                        wrong = _disagreement(double, vector.double(), exact, _STEPS, _TOLERANCE)
+                        if wrong:
+                            raise CurvatureError(_wrong_message(wrong))
+                        return
+            except CurvatureError:
+                raise
+            except Exception:  # a forward pass may hold to its dtype  # noqa: BLE001
+                pass
+        if torch.finfo(product.dtype).eps > 1e-6:
+            warnings.warn(
+                f"products in {product.dtype} could not be checked in float64; model.float() has more digits",
+                stacklevel=4,
+            )
+            return
+        wrong = _disagreement(trial, vector, product, _OWN_STEPS, _OWN_TOLERANCE)
+    else:
+        wrong = _disagreement(trial, vector, product, _STEPS, _TOLERANCE)
+    if wrong:
+        raise CurvatureError(_wrong_message(wrong))
+
+
+def _gap(first: Tensor, second: Tensor) -> float:
+    """Relative to the larger."""
+    scale = max(float(first.norm()), float(second.norm()))
+    return float((first - second).norm()) / scale if scale else 0.0
+
+
+def _disagreement(trial: _Trial, vector: Tensor, product: Tensor, steps: tuple[float, ...], tolerance: float) -> str:
+    """What differs at every step; empty when nothing does."""
+    norm = float(trial.prunable.flatten().norm()) or 1.0
+    precision = float(torch.finfo(product.dtype).eps)
+    size = float(vector.norm())
+    gaps, slopes = [], []
+    for relative in steps:
+        step = relative * norm / size
+        found, slope, derivative, gradient = trial.differences(vector, step)
+        noise = 100 * precision / step
+        scale = max(float(product.norm()), float(found.norm()))
+        gap = float((product - found).norm())
+        gaps.append(0.0 if gap <= tolerance * scale + noise * float(gradient.norm()) else gap / scale)
+        # A random vector sees the gradient with this size.
+        expected = float(gradient.norm()) * size / len(vector) ** 0.5
+        miss = abs(slope - derivative)
+        level = noise * abs(trial.loss(slice(None)))
+        slopes.append(0.0 if miss <= 10 * tolerance * expected + level else miss / max(expected, abs(slope)))
+        if not min(gaps) and not min(slopes):
+            return ""
+    if min(slopes):
+        return f"the gradient of autograd is not that of the loss: along a random vector it is {min(slopes):.2g} off"
+    return f"a curvature product of autograd is {min(gaps):.2g} off what differences of the gradient give"
+
+
+def _wrong_message(wrong: str) -> str:
+    return (
+        f"{wrong} (finite differences on a few samples). Look for detach(), torch.no_grad() or straight-through"
+        " estimators in the forward pass, and for torch.autograd.Function or fused kernels whose backward pass has no"
+        f" derivative; compute these parts with plain PyTorch. {_OFF}"
+    )
+
+
+def _zero_message(operator: str) -> str:
+    way = (
+        "the loss is linear in the network's output, as an absolute value or a hinge is: use operator='hessian', or a"
+        " smooth loss such as smooth_l1_loss"
+        if operator == "ggn"
+        else "the loss is linear in the prunable weights, constant, or cut off from them (detach, torch.no_grad): use a"
+        " loss that curves, such as cross_entropy or mse_loss"
+    )
+    return (
+        f"the curvature ({operator}) is exactly zero on all samples, so that no sparsity would seem too high: {way}."
+        f" {_OFF}"
+    )

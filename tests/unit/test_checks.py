@@ -1,0 +1,330 @@
+"""What would give a wrong number is refused, and what to do is said; what is sound passes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gwprune.curvature.checks import CHECKS, CurvatureError
+from gwprune.curvature.operator import OPERATORS, curvature_operator
+from gwprune.predict import predict_threshold
+from gwprune.spectral.projection import statistical_dimension
+from gwprune.spectral.width import squared_width
+
+from .helpers_networks import Net, labels, normal
+
+SAMPLES = 96
+
+
+def net(function: Callable | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = {"a": nn.Linear(8, 16), "b": nn.Linear(16, 3)}
+    return Net(function or (lambda n, x: n.b(torch.tanh(n.a(x)))), **layers).to(dtype).eval()
+
+
+def data(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    return normal(SAMPLES, 8, dtype=dtype), labels(SAMPLES, 3)
+
+
+def threshold(model: nn.Module, loss: Callable = F.cross_entropy, samples=None, **options) -> float:
+    return predict_threshold(model, loss, samples or data(), epsilon=0.05, steps=8, **options).threshold
+
+
+def test_a_sound_network_passes_and_the_result_names_the_checks():
+    found = predict_threshold(net(), F.cross_entropy, data(), epsilon=0.05, steps=8)
+    assert found.checks == CHECKS
+    unchecked = predict_threshold(net(), F.cross_entropy, data(), epsilon=0.05, steps=8, checks=False)
+    assert unchecked.checks == ()
+    assert (unchecked.lower, unchecked.threshold, unchecked.upper) == (found.lower, found.threshold, found.upper)
+
+
+def test_checks_leave_weights_random_numbers_and_gradients_alone():
+    for dtype in (torch.float32, torch.float64):
+        model = net(dtype=dtype)
+        before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+        curvature_operator(model, F.cross_entropy, data(dtype))
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        assert torch.equal(torch.get_rng_state(), random)
+        assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+# --- torch.compile ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", OPERATORS)
+@pytest.mark.parametrize("part", ["whole", "in_place", "layer", "loss"])
+def test_what_is_compiled_is_computed_eagerly(part: str, kind: str):
+    model, loss = net(), F.cross_entropy
+    expected = curvature_operator(net(), loss, data(), operator=kind) @ torch.ones(176)
+    if part == "whole":
+        model = torch.compile(model, backend="eager")
+    elif part == "in_place":
+        model.compile(backend="eager")
+    elif part == "layer":
+        model.a = torch.compile(model.a, backend="eager")
+    else:
+        loss = torch.compile(loss, backend="eager")
+    product = curvature_operator(model, loss, data(), operator=kind) @ torch.ones(176)
+    assert torch.equal(product, expected)
+
+
+# --- a mean over samples ----------------------------------------------------------------------------------------
+
+
+def contrastive(output: Tensor, target: Tensor) -> Tensor:
+    unit = F.normalize(output)
+    return F.cross_entropy(unit @ unit.t(), torch.arange(len(output)))
+
+
+def over_time(output: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(output.flatten(0, 1), target.flatten())
+
+
+def of_the_batch() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.Linear(6, 3))
+
+
+def recurrent(**options) -> nn.Module:
+    return Net(lambda n, x: n.b(n.a(x)[0]), a=nn.RNN(8, 5, **options), b=nn.Linear(5, 3))
+
+
+def ignored() -> tuple[Tensor, Tensor]:
+    inputs, targets = data()
+    return inputs, torch.where(torch.arange(SAMPLES) > 70, -100, targets)
+
+
+def by_class() -> tuple[Tensor, Tensor]:
+    return data()[0], torch.arange(SAMPLES) * 3 // SAMPLES
+
+
+NO_MEAN = {
+    "sum": lambda: (net(), nn.CrossEntropyLoss(reduction="sum"), data()),
+    "class_weights": lambda: (net(), nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 5.0])), data()),
+    "class_weights_sorted": lambda: (net(), nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 5.0])), by_class()),
+    "ignore_index": lambda: (net(), F.cross_entropy, ignored()),
+    "contrastive": lambda: (net(), contrastive, data()),
+    "batch_norm": lambda: (of_the_batch(), F.cross_entropy, data()),
+    "time_first": lambda: (recurrent(), over_time, (normal(20, 6, 8, dtype=torch.float32), labels(120, 3).view(20, 6))),
+}
+
+
+@pytest.mark.parametrize("name", NO_MEAN)
+def test_a_loss_that_is_no_mean_over_samples_is_refused(name: str):
+    model, loss, samples = NO_MEAN[name]()
+    with pytest.raises(CurvatureError, match=r"no mean over samples: .* Use reduction='mean'.* checks=False"):
+        threshold(model, loss, samples)
+    assert 0 <= threshold(model, loss, samples, batch_size=SAMPLES, checks=False) <= 1
+
+
+def test_a_mean_over_samples_and_time_passes():
+    model = recurrent(batch_first=True)
+    assert 0 < threshold(model, over_time, (normal(20, 6, 8, dtype=torch.float32), labels(120, 3).view(20, 6))) < 1
+
+
+# --- what autograd gets wrong -----------------------------------------------------------------------------------
+
+
+class WithoutGraph(torch.autograd.Function):
+    """A tanh whose backward pass is a kernel without a derivative."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        y = torch.tanh(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        with torch.no_grad():
+            return gradient * (1 - y**2)
+
+
+class Once(WithoutGraph):
+    backward = staticmethod(torch.autograd.function.once_differentiable(WithoutGraph.backward))
+
+
+class InSinglePrecision(WithoutGraph):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32:
+            raise TypeError("this kernel takes float32")
+        return WithoutGraph.forward(ctx, x)
+
+
+def straight_through(n: Net, x: Tensor) -> Tensor:
+    weight = n.a.weight
+    rounded = weight + ((16 * weight).round() / 16 - weight).detach()
+    return n.b(torch.tanh(F.linear(x, rounded)))
+
+
+def stopped(n: Net, x: Tensor) -> Tensor:
+    hidden = torch.tanh(n.a(x))
+    return n.b(hidden / hidden.detach().norm(dim=1, keepdim=True))
+
+
+def cut_off(n: Net, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        hidden = torch.tanh(n.a(x))
+    return n.b(hidden)
+
+
+WRONG = {
+    "without_graph": lambda n, x: n.b(WithoutGraph.apply(n.a(x))),
+    "once_differentiable": lambda n, x: n.b(Once.apply(n.a(x))),
+    "in_single_precision": lambda n, x: n.b(InSinglePrecision.apply(n.a(x))),
+    "straight_through": straight_through,
+    "stop_gradient": stopped,
+    "no_grad": cut_off,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", OPERATORS)
+@pytest.mark.parametrize("name", WRONG)
+def test_a_product_that_autograd_gets_wrong_is_refused(name: str, kind: str, dtype: torch.dtype):
+    if name == "in_single_precision" and dtype == torch.float64:
+        pytest.skip("it takes float32")
+    with pytest.raises(CurvatureError, match=r"autograd is .*off.*|autograd is not that of the loss.*Look for detach"):
+        curvature_operator(net(WRONG[name], dtype), F.cross_entropy, data(dtype), operator=kind)
+
+
+def relu_convolutions() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()),
+        *(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16 * 64, 3)),
+    )
+
+
+def mixed_inside(n: Net, x: Tensor) -> Tensor:
+    """Float64 weights, and a norm in float32 as language models have it."""
+    hidden = n.a(x)
+    return n.b(F.layer_norm(hidden.float(), (16,)).to(hidden.dtype).tanh())
+
+
+@pytest.mark.parametrize("kind", OPERATORS)
+@pytest.mark.parametrize("name", ["kinks", "float32_inside", "dead", "reads_the_network", "float16_weights"])
+def test_no_false_alarm(name: str, kind: str, recwarn):
+    model, loss, samples = net(), F.cross_entropy, data()
+    if name == "kinks":
+        model, samples = relu_convolutions().eval(), (normal(40, 1, 16, 16, dtype=torch.float32), labels(40, 3))
+    elif name == "float32_inside":
+        model = net(mixed_inside)
+    elif name == "dead":
+        with torch.no_grad():
+            model.a.weight.zero_()
+    elif name == "reads_the_network":
+
+        def loss(output: Tensor, target: Tensor) -> Tensor:
+            return F.cross_entropy(output, target) + 0.1 * model.a.weight.square().sum()
+    else:
+        model, samples = model.bfloat16(), (samples[0].bfloat16(), samples[1])
+    assert curvature_operator(model, loss, samples, operator=kind).checks == CHECKS
+    assert not recwarn.list
+
+
+# --- a curvature of zero ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "message"),
+    [
+        (F.l1_loss, {"operator": "ggn"}, r"\(ggn\) is exactly zero .*use operator='hessian', or a smooth loss"),
+        (lambda output, _: 0 * output.sum(), {}, r"\(hessian\) is exactly zero .*use a loss that curves"),
+    ],
+    ids=["absolute", "constant"],
+)
+def test_a_curvature_of_zero_is_refused(loss: Callable, options: dict, message: str):
+    samples = data()[0], normal(SAMPLES, 3, dtype=torch.float32)
+    with pytest.raises(CurvatureError, match=message):
+        threshold(net(), loss, samples, **options)
+
+
+def test_a_loss_that_is_flat_on_the_samples_looked_at_passes():
+    keep = torch.zeros(SAMPLES, 1).index_fill(0, torch.tensor([50]), 1.0)  # every third is looked at, 50 is not
+    matrix = curvature_operator(net(), lambda output, target: (target * output.square()).mean(), (data()[0], keep))
+    assert (matrix @ torch.ones(176)).any()
+
+
+# --- data and state ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["input", "target"])
+def test_missing_values_are_said_to_be_those_of_the_data(part: str):
+    inputs, targets = data()[0], normal(SAMPLES, 3, dtype=torch.float32)
+    {"input": inputs, "target": targets}[part][[7, 77], 1] = float("nan")
+    with pytest.raises(
+        FloatingPointError, match=f"data hold NaN: 2 of 96 samples in their {part}, the first is sample 7"
+    ):
+        threshold(net(), F.mse_loss, (inputs, targets))
+
+
+def test_missing_values_that_the_network_fills_in_pass():
+    inputs, targets = data()
+    inputs[5, 2] = float("nan")
+    assert 0 < threshold(net(lambda n, x: n.b(torch.tanh(n.a(x.nan_to_num())))), samples=(inputs, targets)) < 1
+
+
+def test_buffers_that_count_passes_come_back():
+    def counting(n: Net, x: Tensor) -> Tensor:
+        n.passes += 1
+        n.anew = n.anew + 1
+        return n.b(torch.tanh(n.a(x)))
+
+    model = net(counting)
+    model.register_buffer("passes", torch.tensor(3))
+    model.register_buffer("anew", torch.tensor(4.0))
+    own = model.anew
+    predict_threshold(
+        model, F.cross_entropy, (normal(256, 8, dtype=torch.float32), labels(256, 3)), batch_size=50, steps=4
+    )
+    assert (int(model.passes), float(model.anew)) == (3, 4.0)
+    assert model.anew is own
+
+
+# --- arguments --------------------------------------------------------------------------------------------------
+
+
+def mixed() -> nn.Module:
+    model = net()
+    model.b.bfloat16()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (F.cross_entropy, TypeError, "model must be a torch.nn.Module, got function; the order is model, loss_fn"),
+        (net().to("meta"), ValueError, "a.weight is on the meta device"),
+        (torch.jit.trace(net(), data()[0]), ValueError, "scripted or traced.*use the module that it was made of"),
+        (torch.ao.quantization.quantize_dynamic(net(), {nn.Linear}), ValueError, "quantised.*use the module"),
+        (mixed(), ValueError, r"a.weight is torch.float32, b.weight is torch.bfloat16; use model.float\(\)"),
+    ],
+    ids=["swapped", "meta", "traced", "quantised", "mixed"],
+)
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_other_networks_are_refused(model, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        threshold(model)
+
+
+def test_steps_that_are_no_whole_number_are_refused():
+    with pytest.raises(TypeError, match=r"whole numbers \(int\), got 10.5 and 1"):
+        predict_threshold(net(), F.cross_entropy, data(), steps=10.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_matrix_that_is_not_symmetric_is_refused(dtype: torch.dtype):
+    matrix = normal(200, 200, dtype=dtype)
+    symmetric = matrix + matrix.t()
+    calls = (lambda a: squared_width(a, 1.0, 0.1), lambda a: statistical_dimension(a, torch.ones(200), 0.1, probes=2))
+    for call in calls:
+        call(symmetric)
+        with pytest.raises(ValueError, match=r"not symmetric: u.Av and v.Au differ .* use \(A \+ A.T\) / 2"):
+            call(symmetric + 0.01 * matrix)
