@@ -20,8 +20,10 @@ def _print(args: argparse.Namespace) -> int:
         from .config.plan import SECTION_OF_RULE  # noqa: PLC0415
 
         terminal.print_costs(Path(args.results), SECTION_OF_RULE)
+    elif args.view == "print_thresholds":
+        terminal.print_thresholds(Path(args.results), every=args.all)
     else:
-        getattr(terminal, args.view)(Path(args.results))
+        terminal.print_comparison(Path(args.results))
     return 0
 
 
@@ -63,6 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
         where.add_argument("results", nargs="?", help="directory of results")
         where.add_argument("--config", help="configuration that names it")
         command.set_defaults(run=_print, view=view)
+        if name == "thresholds":
+            command.add_argument("--all", action="store_true", help="every predictor and operator")
     command = commands.add_parser("report", help="build the self-contained report.html if it is out of date")
     command.add_argument("--config", default="config/config.yaml")
     command.add_argument("--cores", default="all")

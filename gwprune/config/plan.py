@@ -48,6 +48,8 @@ _FILES = {
     "mask": f"{_UNIT}/masks/{{method}}_{{sparsity}}.pt",
     "one_shot": f"{_UNIT}/one_shot/{{method}}.parquet",
     "fine_tuned": f"{_UNIT}/fine_tuned/{{method}}_{{chunk}}.parquet",
+    "bracketed": f"{_UNIT}/fine_tuned/{{method}}.parquet",
+    "points": f"{_UNIT}/fine_tuned/{{method}}_points.json",
     "trained": f"{_UNIT}/trained/{{method}}_{{chunk}}.parquet",
     "state": f"{_UNIT}/iterative/{{method}}/{{node}}.pt",
     "measured": f"{_UNIT}/trained/{{method}}.parquet",
@@ -95,6 +97,7 @@ RULES: dict[str, Rule] = {
     "rank": Rule("sweep", "{method}"),
     "sweep": Rule("sweep", "{method}", parts={"sweep": "one_shot"}),
     "finetune": Rule("finetune", "{method}_{chunk}", parts={"sweep": "fine_tuned"}),
+    "bracket": Rule("finetune", "{method}", parts={"sweep": "bracketed"}),
     "snapshot": Rule("train", "{epoch}"),
     "mask": Rule("sweep", "{method}_{sparsity}"),
     "train_sparse": Rule("sparse_training", "{method}_{chunk}", parts={"sweep": "trained"}),
@@ -233,10 +236,13 @@ class Plan:
 
     def sparsities(self, rule: str, at: Any) -> list[float]:
         """Sparsities of a job of rules `finetune` and `train_sparse`."""
-        return self.runs[at.run].chunks("fine_tuning" if rule == "finetune" else "sparse_training")[at.chunk]
+        run, (method, _) = self.runs[at.run], self.methods[at.method]
+        return (run.finetune_chunks(method) if rule == "finetune" else run.sparse_chunks())[at.chunk]
 
     def trainings(self, rule: str, at: Any) -> int:
-        """How many trainings a job does one after the other: its run time limit grows with them."""
+        """How many trainings a job does one after the other, at most: its run time limit grows with them."""
+        if rule == "bracket":
+            return self.runs[at.run].most_searched()
         return len(self.sparsities(rule, at)) if rule in ("finetune", "train_sparse") else 1
 
     def wildcards(self) -> dict[str, list[str]]:
@@ -272,8 +278,9 @@ class Plan:
         jobs += [
             PlannedJob("finetune", {"method": tokens[name], "chunk": chunk})
             for name in experiment.fine_tuning.methods
-            for chunk in self.runs[run].chunks()
+            for chunk in self.runs[run].finetune_chunks(name)
         ]
+        jobs += [PlannedJob("bracket", {"method": tokens[name]}) for name in experiment.fine_tuning.methods]
         return jobs + self._sparse_jobs(self.runs[run])
 
     def _sparse_jobs(self, run: Run) -> list[PlannedJob]:
@@ -291,7 +298,7 @@ class Plan:
         jobs += [
             PlannedJob("train_sparse", {"method": _method_wildcard(*item), "chunk": chunk})
             for item in run.masked_methods()
-            for chunk in run.chunks("sparse_training")
+            for chunk in run.sparse_chunks()
         ]
         return jobs
 
@@ -337,6 +344,16 @@ class Plan:
         if run.experiment.fine_tuning.rewinding != "weights":
             return {}
         return {"rewound": self._file_at(at, "snapshot", epoch=run.first_finetuned_epoch)}
+
+    def finetuned(self, at: Any) -> dict[str, Any]:
+        """What rule `bracket` starts from: "grid", the asked sparsities of its method, and "control"."""
+        run, first = self.runs[at.run], self.runs[at.run].experiment.fine_tuning.methods[0]
+
+        def files(method: str) -> list[str]:
+            token = method_token(method)
+            return [self._file_at(at, "fine_tuned", method=token, chunk=own) for own in run.finetune_chunks(method)]
+
+        return {"grid": files(self.methods[at.method][0]), "control": files(first)[0]}
 
     def masks(self, at: Any) -> dict[str, Any]:
         """What rule `train_sparse` takes its masks from.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from itertools import pairwise
+from math import ceil, log2
 from typing import Any
 
 from ..pruning import method_of
@@ -27,6 +29,11 @@ def chunk_token(sparsities: Sequence[float]) -> str:
         return sparsity_token(sparsities[0])
     tokens = [sparsity_token(sparsity) for sparsity in sparsities]
     return f"{tokens[0]}-{tokens[-1]}-{config_hash({'sparsities': tokens})[:6]}"
+
+
+def _chunks(sparsities: Sequence[float], size: int) -> dict[str, list[float]]:
+    parts = [list(sparsities[start : start + size]) for start in range(0, len(sparsities), size)]
+    return {chunk_token(part): part for part in parts}
 
 
 def _l1_token(l1: float) -> str:
@@ -88,7 +95,7 @@ class Run:
         values = self.section("fine_tuning")
         if values["rewinding"] != "none":
             return self.recipe()
-        other = ("methods", "sparsities", "chunk", "rewinding")
+        other = ("methods", "sparsities", "chunk", "rewinding", "resolution")
         return {**{key: value for key, value in values.items() if key not in other}, "l1": self.l1}
 
     @property
@@ -97,12 +104,26 @@ class Run:
         tuning = self.experiment.fine_tuning
         return 0 if tuning.rewinding == "none" else self.experiment.training.epochs - tuning.epochs
 
-    def chunks(self, name: str = "fine_tuning") -> dict[str, list[float]]:
-        """Sparsities of each job of a method in section `fine_tuning` or `sparse_training`, by the job's token."""
-        section = getattr(self.experiment, name)
-        size, all_ = section.chunk, section.sparsities
-        parts = [all_[start : start + size] for start in range(0, len(all_), size)]
-        return {chunk_token(part): part for part in parts}
+    def finetune_chunks(self, method: str) -> dict[str, list[float]]:
+        """Sparsities of each job that fine-tunes a method, by the job's token.
+
+        The first method has the control, 0, beside the asked ones: without a removed weight all methods are the same.
+        """
+        section = self.experiment.fine_tuning
+        control = [0.0] if method == section.methods[0] else []
+        return _chunks([*control, *(sparsity for sparsity in section.sparsities if sparsity > 0)], section.chunk)
+
+    def sparse_chunks(self) -> dict[str, list[float]]:
+        """Sparsities of each job of a method in section `sparse_training`, by the job's token."""
+        section = self.experiment.sparse_training
+        return _chunks(section.sparsities, section.chunk)
+
+    def most_searched(self) -> int:
+        """Most trainings of a search for fine-tuned thresholds: halvings of the widest step for each epsilon rule."""
+        section = self.experiment.fine_tuning
+        ends = [0.0, *section.sparsities, 1.0]
+        widest = round(max(upper - lower for lower, upper in pairwise(ends)), 6)
+        return len(self.experiment.epsilon) * max(1, ceil(log2(widest / section.resolution)))
 
     def sparse_recipe(self) -> dict[str, Any]:
         """The recipe of sparse training: that of dense training over its own number of epochs."""

@@ -299,7 +299,11 @@ class FineTuning(Optimisation):
     methods: Annotated[list[str], BeforeValidator(as_list)] = Field(
         default=["magnitude"], description="which of the pruning methods are fine-tuned; [] for none"
     )
-    sparsities: Sparsities = Field(default=[0.8, 0.9, 0.95, 0.98, 0.99], description="sweep: sparsities to fine-tune")
+    sparsities: Sparsities = Field(
+        default=[0.8, 0.9, 0.95, 0.98, 0.99],
+        description="sweep: sparsities to fine-tune; beside them always 0, the control: the dense network with the same"
+        " further training, once for all methods",
+    )
     rewinding: Literal["none", "learning_rate", "weights"] = Field(
         default="none",
         description="`learning_rate`: go through the last `epochs` epochs of the recipe of dense training once more;"
@@ -307,6 +311,14 @@ class FineTuning(Optimisation):
         " section then counts no further",
     )
     chunk: int = Field(default=1, ge=1, description=_CHUNK)
+    resolution: float = Field(
+        default=0.005,
+        gt=0,
+        lt=1,
+        description="the bracket of criterion `control_loss_tolerance` is narrowed to this for every epsilon rule, by"
+        " further trainings in one job for each seed and method; other criteria are measured at the same points. Where"
+        " the first of `sparsities` misses, it searches below, down to 0; where the last one meets, above, up to 1",
+    )
 
     _methods = field_validator("methods")(Pruning._known.__func__)
     _sparsities = field_validator("sparsities")(Pruning._in_range.__func__)

@@ -138,15 +138,29 @@ def _sweep(plan: Plan, at: Any) -> dict[str, Any]:
     }
 
 
-def _finetune(plan: Plan, at: Any) -> dict[str, Any]:
+def _tuned(plan: Plan, at: Any) -> dict[str, Any]:
     run = plan.runs[at.run]
     return {
         **_ranked_here(plan, at),
-        "sparsities": plan.sparsities("finetune", at),
         "recipe": run.fine_tuning(),
         "first_epoch": run.first_finetuned_epoch,
         "epochs": run.experiment.training.epochs,
-        "checkpoint": plan.checkpoint(at, f"{at.method}_{at.chunk}"),
+    }
+
+
+def _finetune(plan: Plan, at: Any) -> dict[str, Any]:
+    checkpoint = plan.checkpoint(at, f"{at.method}_{at.chunk}")
+    return {**_tuned(plan, at), "sparsities": plan.sparsities("finetune", at), "checkpoint": checkpoint}
+
+
+def _bracket(plan: Plan, at: Any) -> dict[str, Any]:
+    experiment = _experiment(plan, at)
+    return {
+        **_tuned(plan, at),
+        "epsilon_rules": experiment.epsilon,
+        "resolution": experiment.fine_tuning.resolution,
+        "points": plan.file("points").format(run=at.run, seed=at.seed, method=at.method),
+        "checkpoint": plan.checkpoint(at, f"{at.method}_bracket"),
     }
 
 
@@ -195,7 +209,10 @@ def _collect(plan: Plan, at: Any) -> dict[str, Any]:
             "dataset": in_words(dataset.name, dataset.options),
             "l1": plan.runs[at.run].l1,
         },
-        "asked": experiment.pruning.sparsities,
+        "asked": {
+            "one_shot": experiment.pruning.sparsities,
+            "fine_tuned": experiment.fine_tuning.sparsities,
+        },
         "benchmarks": plan.benchmarks(at.run),
     }
 
@@ -215,6 +232,7 @@ _SETTINGS = {
     "mask": _mask,
     "sweep": _sweep,
     "finetune": _finetune,
+    "bracket": _bracket,
     "train_sparse": _train_sparse,
     "level": _level,
     "measure": _measure,

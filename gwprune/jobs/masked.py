@@ -1,4 +1,4 @@
-"""Work of the rules `finetune` and `train_sparse`: training under a mask that is held."""
+"""Work of the rules `finetune`, `bracket` and `train_sparse`: training under a mask that is held."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from torch import Tensor
 
 from .. import datasets
 from ..network.prunable import PrunableSet
-from ..pruning import layerwise_shuffle, reinitialise
+from ..pruning import Ranking, layerwise_shuffle, reinitialise
 from ..storage.checkpoints import arithmetic, digest, set_aside
 from ..storage.files import config_hash, read_json, write_json
+from ..storage.owners import refuse_foreign
 from ..streams import stream_seed
-from ..tables.files import write_table
+from ..tables.files import read_table, write_table
+from ..tables.thresholds import criteria_of, empirical_threshold, next_sparsity
 from ..training.train import Recipe, train
 from .artifacts import build_network, load_network, load_ranking, load_sparse
 from .dense import after_epoch, initial_network
@@ -25,18 +27,17 @@ from .job import Job
 from .pruned import ranking_of
 from .rules import Files
 
-__all__ = ["FinetuneSettings", "TrainSparseSettings", "finetune", "train_sparse"]
+__all__ = ["BracketSettings", "FinetuneSettings", "TrainSparseSettings", "bracket", "finetune", "train_sparse"]
 
 logger = logging.getLogger("gwprune")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _MaskedSettings:
-    """What both rules are told.
+    """What all of them are told.
 
     Attributes:
         method: pruning method.
-        sparsities: of the job, one after the other.
         recipe: fields of :class:`gwprune.training.train.Recipe`.
         epochs: of training behind the masks, for the rows; states of iterative methods tell their own.
         checkpoint: start of the names of the checkpoints: rows of the sparsities that are done, and the training of
@@ -45,7 +46,6 @@ class _MaskedSettings:
     """
 
     method: str
-    sparsities: Sequence[float]
     recipe: Mapping[str, Any]
     epochs: int
     checkpoint: str
@@ -53,14 +53,25 @@ class _MaskedSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneSettings(_MaskedSettings):
-    """Settings of rule `finetune`.
+class _TunedSettings(_MaskedSettings):
+    """What the rules are told that go on from the dense network.
 
     Attributes:
         first_epoch: epochs of the recipe that are left out at its start.
     """
 
     first_epoch: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings(_TunedSettings):
+    """Settings of rule `finetune`.
+
+    Attributes:
+        sparsities: of the job, one after the other.
+    """
+
+    sparsities: Sequence[float]
 
 
 def finetune(job: Job, inputs: Files, outputs: Files, settings: FinetuneSettings) -> None:
@@ -70,23 +81,82 @@ def finetune(job: Job, inputs: Files, outputs: Files, settings: FinetuneSettings
     ``first_epoch`` the last epochs of the recipe of dense training are gone through again (learning-rate rewinding);
     with ``inputs["rewound"]`` from the weights that the network had then (weight rewinding).
     """
+    ranking, trainings = _fine_tuning(job, inputs, settings, Path(f"{settings.checkpoint}.json"))
+    rows = []
+    for sparsity in settings.sparsities:
+        rows += trainings.rows(sparsity, ranking.mask(sparsity).to(job.device), spent=settings.epochs)
+    write_table("sweep", rows, outputs["sweep"], job.provenance())
+    trainings.finished.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BracketSettings(_TunedSettings):
+    """Settings of rule `bracket`.
+
+    Attributes:
+        epsilon_rules: loss tolerances.
+        resolution: width that the bracket of each of them is narrowed to.
+        points: file of the rows that the search has measured. It stays, so that a search with another resolution or
+            other tolerances goes on from them.
+    """
+
+    epsilon_rules: Sequence[str]
+    resolution: float
+    points: str
+
+
+def bracket(job: Job, inputs: Files, outputs: Files, settings: BracketSettings) -> None:
+    """Narrow the brackets of the fine-tuned thresholds that the asked sparsities leave, by further trainings.
+
+    Searched is the criterion `control_loss_tolerance` of every epsilon rule, on training data.
+
+    ``inputs["grid"]`` are the files of the asked sparsities, ``inputs["control"]`` the one with the control, which is
+    sparsity 0. The rows written are those of the search, and of the control where another method's job has trained it.
+    """
+    ranking, trainings = _fine_tuning(job, inputs, settings, Path(settings.points))
+    grid = _measured(job, inputs["grid"])
+    shared = {} if 0.0 in grid else {0.0: _measured(job, [inputs["control"]])[0.0]}
+    rows = [{**row, "method": settings.method} for row in shared.get(0.0, {}).values()]
+    grid |= shared
+    dense = criteria_of(inputs["dense"], settings.epsilon_rules, [], owner=job.key)
+    wanted = [criterion.against(grid[0.0]) for criterion in dense if criterion.quantity == "loss"]
+    while (sparsity := next_sparsity(grid, wanted, settings.resolution)) is not None:
+        own = trainings.rows(sparsity, ranking.mask(sparsity).to(job.device), spent=settings.epochs)
+        grid[sparsity] = {row["split"]: row for row in own}
+        rows += own
+    for criterion in wanted:
+        logger.info("%s %s: %s", criterion.name, criterion.epsilon_rule, empirical_threshold(grid, criterion))
+    write_table("sweep", rows, outputs["sweep"], job.provenance())
+
+
+def _measured(job: Job, files: Sequence[str]) -> dict[float, dict[str, dict[str, Any]]]:
+    """Sparsity -> split -> row of table `sweep`, of part files of this run and seed."""
+    grid: dict[float, dict[str, dict[str, Any]]] = {}
+    for file in files:
+        for row in read_table("sweep", file).to_pylist():
+            refuse_foreign(file, row, job.key)
+            grid.setdefault(row["sparsity"], {})[row["split"]] = row
+    return grid
+
+
+def _fine_tuning(job: Job, inputs: Files, settings: _TunedSettings, finished: Path) -> tuple[Ranking, _Trainings]:
+    """The ranking of a method, and the trainings under its masks, with the file of those that are finished."""
     network = EvaluatedNetwork(
         job, load_network(inputs["network"], job.device, owner=job.key), datasets.load(inputs["data"])
     )
     ranking = ranking_of(job, inputs, network.prunable, settings.method, settings.options)
-    masks = {sparsity: ranking.mask(sparsity).to(job.device) for sparsity in settings.sparsities}
     start = load_network(inputs["rewound"], job.device, owner=job.key) if "rewound" in inputs else network.model
-    _train_masked(
+    trainings = _Trainings(
         network,
-        masks,
         start.state_dict(),
-        outputs,
         settings,
+        finished,
         method=settings.method,
         stage="fine_tuned",
         first_epoch=settings.first_epoch,
-        spent=dict.fromkeys(masks, float(settings.epochs)),
+        belongs_to={"masks": digest(ranking.ranks), "spent": settings.epochs},
     )
+    return ranking, trainings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +164,12 @@ class TrainSparseSettings(_MaskedSettings):
     """Settings of rule `train_sparse`.
 
     Attributes:
+        sparsities: of the job, one after the other.
         network: name and options of the network.
         control: what is done to the masks or to the weights (see `gwprune.pruning.CONTROLS`); empty for nothing.
     """
 
+    sparsities: Sequence[float]
     network: Mapping[str, Any]
     control: str = ""
 
@@ -116,17 +188,19 @@ def train_sparse(job: Job, inputs: Files, outputs: Files, settings: TrainSparseS
         masks = {sparsity: layerwise_shuffle(kept, network.prunable, job.seed) for sparsity, kept in masks.items()}
     if settings.control == "reinitialise":
         reinitialise(model, stream_seed(job.seed, "other initial weights"), lambda: build_network(description))
-    _train_masked(
+    trainings = _Trainings(
         network,
-        masks,
         model.state_dict(),
-        outputs,
         settings,
+        Path(f"{settings.checkpoint}.json"),
         method="_".join(filter(None, (settings.method, settings.control))),
         stage="trained",
         first_epoch=0,
-        spent=spent,
+        belongs_to={"masks": digest(*masks.values()), "spent": sorted(spent.items())},
     )
+    rows = [row for s, kept in masks.items() for row in trainings.rows(s, kept, spent=spent[s])]
+    write_table("sweep", rows, outputs["sweep"], job.provenance())
+    trainings.finished.path.unlink(missing_ok=True)
 
 
 def _masks(
@@ -152,45 +226,71 @@ def _masks(
     return {sparsity: ranking.mask(sparsity).to(job.device) for sparsity, ranking in pairs}, spent
 
 
-def _train_masked(
-    network: EvaluatedNetwork,
-    masks: Mapping[float, Tensor],
-    start: Mapping[str, Tensor],
-    outputs: Files,
-    settings: _MaskedSettings,
-    *,
-    method: str,
-    stage: str,
-    first_epoch: int,
-    spent: Mapping[float, float],
-) -> None:
-    """Train from ``start`` under the mask of each sparsity; the norm in the rows is that of ``network`` as it is."""
-    job, model, prunable = network.job, network.model, network.prunable
-    weights = prunable.flatten()
-    start = {name: tensor.clone() for name, tensor in start.items()}
-    recipe = Recipe(**settings.recipe)
-    done = _FinishedRows(
-        Path(f"{settings.checkpoint}.json"),
-        {
-            **job.key,
-            "method": method,
-            "recipe": dict(settings.recipe),
-            "first_epoch": first_epoch,
-            "spent": sorted(spent.items()),
-            "arithmetic": arithmetic(job.device),
-            "network": digest(weights, *start.values()),
-            "masks": digest(*masks.values()),
-            "data": network.fingerprint,
-        },
-    )
-    under_way = Path(f"{settings.checkpoint}.pt")
-    length = recipe.epochs - first_epoch
-    for sparsity, kept in masks.items():
-        if done.rows(sparsity) is not None:
+class _Trainings:
+    """Trainings of a network under masks, each from the same start.
+
+    Args:
+        network: is trained; the norms in the rows are those of its weights as they are now.
+        start: state that every training begins with.
+        settings: of the job.
+        finished: file of the rows of the trainings that are done.
+        method: column of that name.
+        stage: column of that name.
+        first_epoch: epochs of the recipe that are left out at its start.
+        belongs_to: what else the rows depend on: the masks, and what was spent on them.
+
+    Attributes:
+        finished: the rows that are done.
+    """
+
+    def __init__(
+        self,
+        network: EvaluatedNetwork,
+        start: Mapping[str, Tensor],
+        settings: _MaskedSettings,
+        finished: Path,
+        *,
+        method: str,
+        stage: str,
+        first_epoch: int,
+        belongs_to: Mapping[str, Any],
+    ):
+        job = network.job
+        self._network, self._method, self._stage, self._first_epoch = network, method, stage, first_epoch
+        self._weights = network.prunable.flatten()
+        self._start = {name: tensor.clone() for name, tensor in start.items()}
+        self._recipe = Recipe(**settings.recipe)
+        self._under_way = Path(f"{settings.checkpoint}.pt")
+        self.finished = _FinishedRows(
+            finished,
+            {
+                **job.key,
+                "method": method,
+                "recipe": dict(settings.recipe),
+                "first_epoch": first_epoch,
+                "arithmetic": arithmetic(job.device),
+                "network": digest(self._weights, *self._start.values()),
+                **belongs_to,
+                "data": network.fingerprint,
+            },
+        )
+
+    def rows(self, sparsity: float, kept: Tensor, *, spent: float) -> list[dict[str, Any]]:
+        """Rows of table `sweep` of one training, which is not done again when its rows are on file.
+
+        Args:
+            sparsity: of the mask.
+            kept: boolean mask (D,).
+            spent: epochs that were spent on the mask before.
+        """
+        if (before := self.finished.rows(sparsity)) is not None:
             logger.info("sparsity %g was done before", sparsity)
-            continue
+            return before
+        network, recipe = self._network, self._recipe
+        job, model, prunable = network.job, network.model, network.prunable
+        job.interruption.check()
         logger.info("sparsity %g", sparsity)
-        model.load_state_dict(start)
+        model.load_state_dict(self._start)
         with job.interruption.deferred():
             train(
                 model,
@@ -199,30 +299,25 @@ def _train_masked(
                 recipe,
                 job.seed,
                 mask=kept,
-                first_epoch=first_epoch,
-                checkpoint=under_way,
+                first_epoch=self._first_epoch,
+                checkpoint=self._under_way,
                 progress=after_epoch(job, recipe.epochs),
             )
         zeros, removed = int((prunable.flatten() == 0).sum()), int((~kept).sum())
         if zeros < removed:
             raise AssertionError(f"only {zeros} of {removed} weights are zero after training at sparsity {sparsity}")
         rows = network.rows(
-            method,
-            stage,
+            self._method,
+            self._stage,
             sparsity,
             kept,
-            pruned_norm=float(weights[~kept].double().square().sum().sqrt()),
-            epochs=spent[sparsity] + length,
+            pruned_norm=float(self._weights[~kept].double().square().sum().sqrt()),
+            epochs=spent + recipe.epochs - self._first_epoch,
             values=network.values(recipe.l1),
         )
-        done.add(sparsity, rows)
-        under_way.unlink(missing_ok=True)
-        if sparsity != list(masks)[-1]:
-            job.interruption.check()
-    rows = [row for sparsity in masks for row in done.rows(sparsity)]
-    write_table("sweep", rows, outputs["sweep"], job.provenance())
-    for file in (under_way, done.path):
-        file.unlink(missing_ok=True)
+        self.finished.add(sparsity, rows)
+        self._under_way.unlink(missing_ok=True)
+        return rows
 
 
 class _FinishedRows:

@@ -82,7 +82,7 @@ class CollectSettings:
         epsilon_rules: loss tolerances.
         accuracy_drops: allowed drops of the validation accuracy, percentage points.
         facts: network, dataset and l1 of the run, as in table `comparison`.
-        asked: sparsities of the one-shot sweeps that the configuration asks for; the others are bisection's.
+        asked: stage -> sparsities that the configuration asks for; the others are bisection's.
         benchmarks: run, seed, rule, job and file of each benchmark of Snakemake.
     """
 
@@ -90,7 +90,7 @@ class CollectSettings:
     epsilon_rules: Sequence[str]
     accuracy_drops: Sequence[float]
     facts: Mapping[str, Any]
-    asked: Sequence[float]
+    asked: Mapping[str, Sequence[float]]
     benchmarks: Sequence[Mapping[str, Any]]
 
 

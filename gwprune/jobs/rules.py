@@ -30,6 +30,7 @@ WORK = {
     "mask": "pruned:mask_weights",
     "sweep": "pruned:sweep",
     "finetune": "masked:finetune",
+    "bracket": "masked:bracket",
     "train_sparse": "masked:train_sparse",
     "level": "chains:level",
     "measure": "chains:measure_states",

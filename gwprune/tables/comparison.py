@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .files import grouped
+from .thresholds import Bracket
 
 __all__ = ["comparison_rows", "comparison_threshold_rows", "in_words", "source_of"]
 
@@ -41,17 +42,17 @@ def _ratio(above: float, below: float) -> float:
 
 
 def comparison_rows(
-    sweep: pa.Table, facts: Mapping[str, Any], asked: Iterable[float], source: str
+    sweep: pa.Table, facts: Mapping[str, Any], asked: Mapping[str, Iterable[float]], source: str
 ) -> list[dict[str, Any]]:
     """Rows of table `comparison` of one run: its test split, over seeds.
 
-    Bisection adds sparsities to the one-shot sweeps, others for every seed and method: of stage `one_shot` only 0 and
-    the ``asked`` ones are compared, of the other stages all that every seed of the same method and stage has.
+    Bisection adds sparsities to a stage, others for every seed and method: of a stage in ``asked`` only 0 and its asked
+    ones are compared, of the other stages all that every seed of the same method and stage has.
 
     Args:
         sweep: table `sweep` of the run.
         facts: network, dataset and l1 of the run.
-        asked: sparsities of the one-shot sweeps that the configuration asks for.
+        asked: stage -> sparsities that the configuration asks for.
         source: column `source`.
 
     Raises:
@@ -63,11 +64,11 @@ def comparison_rows(
     if missing := sorted(set(tested["seed"].to_pylist()) - set(dense)):
         raise ValueError(f"table sweep has no dense network (one_shot at sparsity 0) for seed(s) {missing}")
     seeds = {(part["method"], part["stage"]): len(set(part["seed"])) for part in grouped(tested, "method", "stage")}
-    wanted = {0.0, *asked}
+    wanted = {stage: {0.0, *sparsities} for stage, sparsities in asked.items()}
     rows = []
     for part in grouped(tested, "run", "method", "stage", "sparsity"):
         every_seed = len(part["seed"]) == seeds[part["method"], part["stage"]]
-        if not every_seed or (part["stage"] == "one_shot" and part["sparsity"] not in wanted):
+        if not every_seed or part["sparsity"] not in wanted.get(part["stage"], {part["sparsity"]}):
             continue
         own = [dense[seed] for seed in part["seed"]]
         of_dense = {name: fmean(row[name] for row in own) for name in ("accuracy", "nonzeros", "multiply_adds")}
@@ -107,16 +108,20 @@ def comparison_threshold_rows(empirical: pa.Table, facts: Mapping[str, Any]) -> 
         facts: network, dataset and l1 of the run.
     """
     keys = ("run", "method", "stage", "criterion", "epsilon_rule")
-    return [
-        {
-            **facts,
-            **{key: part[key] for key in keys},
-            "seeds": len(part["seed"]),
-            "reached_seeds": sum(part["reached"]),
-            "threshold_mean": fmean(part["threshold"]),
-            "threshold_std": _std(part["threshold"]),
-            "threshold_lower": min(part["threshold_lower"]),
-            "threshold_upper": max(part["threshold_upper"]),
-        }
-        for part in grouped(empirical, *keys)
-    ]
+    rows = []
+    for part in grouped(empirical, *keys):
+        lower, upper, values = part["threshold_lower"], part["threshold_upper"], part["threshold"]
+        known = all(bracket.known for bracket in map(Bracket, lower, upper, part["reached"]))
+        rows.append(
+            {
+                **facts,
+                **{key: part[key] for key in keys},
+                "seeds": len(values),
+                "reached_seeds": sum(part["reached"]),
+                "threshold_mean": fmean(values) if known else None,
+                "threshold_std": _std(values) if known and len(values) > 1 else None,
+                "threshold_lower": min(lower),
+                "threshold_upper": max(upper),
+            }
+        )
+    return rows

@@ -44,7 +44,7 @@ def write_table(
         if set(row) != set(schema.names):
             odd = ", ".join(sorted(set(row) ^ set(schema.names)))
             raise TableError(f"{path}: a row of table {name} lacks or adds column(s) {odd}")
-        if empty := [column for column in schema.names if row[column] is None]:
+        if empty := [field.name for field in schema if row[field.name] is None and not field.nullable]:
             raise TableError(f"{path}: a row of table {name} has no value for {', '.join(empty)}")
         if cut := [f.name for f in schema if pa.types.is_integer(f.type) and isinstance(row[f.name], float)]:
             raise TableError(f"{path}: a row of table {name} has no whole number for {', '.join(cut)}")

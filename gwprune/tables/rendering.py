@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 from .schemas import STAGES
+from .thresholds import bracket_text
 
 __all__ = ["Cell", "Page", "Sheet", "comparison_pages", "html", "markdown"]
 
@@ -19,10 +20,13 @@ Row = dict[str, Any]
 _COLUMNS = 5  # sparsities side by side, so that a line fits on a wide terminal
 _EMPTY = "†"
 _NOTES = (
-    "Accuracies are of the test split, in percent: mean ± standard deviation over the seeds, in brackets the rank among"
+    "Accuracies are of the test split, in percent: mean ± standard deviation over the seeds if there are several, in"
+    " brackets the rank among"
     f" all methods and stages at the same sparsity; the best is bold. {_EMPTY}: some layer has no weight left.",
     "Speed-up is theoretical: multiply-adds of the dense network over those of the weights left. Epochs count from"
-    " initialisation. Thresholds: mean ± standard deviation over the seeds; >=: some seed met it throughout.",
+    " initialisation. Thresholds: mean ± standard deviation over the seeds, where each seed's bracket is known, and the"
+    " smallest interval that holds the brackets of all seeds; >=: some seed met it throughout; <: some seed missed it"
+    " at the first sparsity.",
 )
 
 
@@ -79,21 +83,27 @@ def _epochs(rows: Iterable[Row]) -> str:
     return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
+def _with_deviation(row: Row) -> str:
+    """Mean accuracy, with its deviation where there are several seeds."""
+    deviation = f" ± {row['accuracy_std']:.2f}" if row["seeds"] > 1 else ""
+    return f"{row['accuracy_mean']:.2f}{deviation}"
+
+
 def _accuracy(row: Row | None) -> Cell:
     if row is None:
         return Cell("-")
     mark = _EMPTY if row["empty_layers"] else ""
-    text = f"{row['accuracy_mean']:.2f} ± {row['accuracy_std']:.2f} ({row['rank']}){mark}"
+    text = f"{_with_deviation(row)} ({row['rank']}){mark}"
     return Cell(text, bold=row["rank"] == 1 and row["ranked"] > 1)
 
 
 def _threshold(row: Row | None) -> Cell:
     if row is None:
         return Cell("-")
-    if row["threshold_mean"] == 0.0:  # missed at the first sparsity that was tried, by every seed
-        return Cell(f"< {row['threshold_upper']:.4f}")
-    bound = ">= " if row["reached_seeds"] < row["seeds"] else ""
-    return Cell(f"{bound}{row['threshold_mean']:.4f} ± {row['threshold_std']:.4f}")
+    bracket = bracket_text(row["threshold_lower"], row["threshold_upper"])
+    if not row["threshold_std"]:  # the seeds share one bracket, or are not known: no number says more
+        return Cell(bracket)
+    return Cell(f"{row['threshold_mean']:.4f} ± {row['threshold_std']:.4f} {bracket}")
 
 
 def _accuracy_sheets(rows: list[Row]) -> Iterator[Sheet]:
@@ -141,7 +151,7 @@ def comparison_pages(rows: Iterable[Row], thresholds: Iterable[Row]) -> list[Pag
         counts = [row["seeds"] for row in own]
         seeds = sorted({min(counts), max(counts)})
         dense = next((row for row in own if row["stage"] == "one_shot" and row["sparsity"] == 0), own[0])
-        deviation = f" ± {dense['accuracy_std']:.2f}" if dense["sparsity"] == 0 else ""
+        deviation = f" ± {dense['accuracy_std']:.2f}" if dense["sparsity"] == 0 and dense["seeds"] > 1 else ""
         text = (
             f"run {run}; {' to '.join(map(str, seeds))} seed(s); dense network:"
             f" {dense['dense_accuracy_mean']:.2f}{deviation} % on the test split,"

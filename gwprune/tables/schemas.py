@@ -37,6 +37,7 @@ class Column:
         text: meaning, for results/README.md.
         unit: empty for names and pure numbers.
         key: whether it is part of the key of a row.
+        nullable: whether a row may have no value there; the text then says when.
     """
 
     name: str
@@ -44,14 +45,22 @@ class Column:
     text: str
     unit: str = ""
     key: bool = False
+    nullable: bool = False
 
 
 def _key(name: str, text: str, type_: str = "string") -> Column:
     return Column(name, type_, text, key=True)
 
 
+_UNKNOWN = "the bracket is open (no point misses) or wider than 0.05"
+
+
 def _number(name: str, text: str, unit: str = "") -> Column:
     return Column(name, "double", text, unit)
+
+
+def _known(name: str, text: str) -> Column:
+    return Column(name, "double", f"{text}; null where {_UNKNOWN}", nullable=True)
 
 
 def _count(name: str, text: str) -> Column:
@@ -74,7 +83,12 @@ _STAGE = _key(
     "`one_shot` (the dense network, pruned), `fine_tuned` (and trained on) or `trained` (trained while sparse: pruned"
     " at initialisation, step by step, or on a mask taken from elsewhere)",
 )
-_CRITERION = _key("criterion", "`loss_tolerance`, `objective_tolerance` or `accuracy_drop:x`")
+_CRITERION = _key(
+    "criterion",
+    "`loss_tolerance`, `objective_tolerance` or `accuracy_drop:x`, held against the dense network as trained; with"
+    " `control_` before it (stage `fine_tuned` alone): against the control, the dense network with the same further"
+    " training",
+)
 _CRITERION_RULE = _key("epsilon_rule", "the rule behind a tolerance criterion; empty for `accuracy_drop`")
 _SPARSITY = _key("sparsity", "fraction of the D prunable weights that are zero", "double")
 _NETWORK = (_RUN, _SEED)
@@ -133,8 +147,8 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         ],
     ),
     "sweep": (
-        "Every evaluated network: pruned once (`one_shot`), pruned and fine-tuned (`fine_tuned`), or trained while"
-        " sparse (`trained`). Test rows are reported, never used to choose anything.",
+        "Every evaluated network: pruned once (`one_shot`), pruned and fine-tuned (`fine_tuned`; sparsity 0 is the"
+        " control), or trained while sparse (`trained`). Test rows are reported, never used to choose anything.",
         [
             *_NETWORK,
             _METHOD,
@@ -186,13 +200,15 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             *_PREDICTION,
             *_MEASUREMENT,
             *_interval("predicted", "predicted threshold"),
-            *_interval("empirical", "measured threshold", "bracket"),
-            _number("gap", "predicted - empirical"),
+            _known("empirical", "measured threshold, the lower end of its bracket"),
+            _number("empirical_lower", "the last grid point that meets the criterion; 0 when none does"),
+            _number("empirical_upper", "the first grid point that misses it; 1 when none does"),
+            _known("gap", "predicted - empirical"),
         ],
     ),
     "comparison": (
         "Methods side by side: `sweep` on the TEST split over the seeds, at the sparsities that every seed of a method"
-        " and stage has; of `one_shot` only 0 and those that the configuration asks for.",
+        " and stage has; of `one_shot` and `fine_tuned` only 0 and those that the configuration asks for.",
         [
             *_FACTS,
             _METHOD,
@@ -227,8 +243,13 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             _CRITERION_RULE,
             _count("seeds", "seeds behind the row"),
             _count("reached_seeds", "seeds with a measured bracket; the others met the criterion at every sparsity"),
-            _number("threshold_mean", "mean threshold; a bound from below when reached_seeds < seeds"),
-            _number("threshold_std", "its sample standard deviation over seeds (n - 1); one seed: 0"),
+            Column("threshold_mean", "double", f"mean threshold; null where of some seed {_UNKNOWN}", nullable=True),
+            Column(
+                "threshold_std",
+                "double",
+                "its sample standard deviation over seeds (n - 1); null where the mean is, and with one seed",
+                nullable=True,
+            ),
             _number("threshold_lower", "smallest lower end of the seeds' brackets"),
             _number("threshold_upper", "largest upper end of the seeds' brackets"),
         ],
@@ -270,7 +291,7 @@ RUN_TABLES = [name for name in TABLES if name != "published"]
 
 @cache
 def table_schema(name: str) -> pa.Schema:
-    """Declared Arrow schema of a table; no column may hold a null.
+    """Declared Arrow schema of a table; no column may hold a null but those that are declared so.
 
     Args:
         name: of the table.
@@ -282,8 +303,8 @@ def table_schema(name: str) -> pa.Schema:
 
     if name not in TABLES:
         raise KeyError(f"no table is called {name!r}; there are {', '.join(TABLES)}")
-    fields = [pa.field(column.name, pa.type_for_alias(column.type), nullable=False) for column in TABLES[name][1]]
-    return pa.schema(fields)
+    columns = TABLES[name][1]
+    return pa.schema([pa.field(own.name, pa.type_for_alias(own.type), nullable=own.nullable) for own in columns])
 
 
 def key_columns(name: str) -> list[str]:

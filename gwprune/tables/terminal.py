@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,28 @@ from .costs import advice
 from .files import read_table
 from .rendering import Sheet, comparison_pages
 from .schemas import prediction_order
+from .thresholds import bracket_text
 
-__all__ = ["cost_view", "print_comparison", "print_costs", "print_thresholds", "sheet_view", "threshold_view"]
+__all__ = [
+    "cost_view",
+    "limit_views",
+    "print_comparison",
+    "print_costs",
+    "print_thresholds",
+    "sheet_view",
+    "threshold_view",
+]
 
+# The two limits: (name, stage, criterion, the predictor that speaks of it).
+_LIMITS = (
+    ("one-shot", "one_shot", "loss_tolerance", "width"),
+    ("fine-tuned", "fine_tuned", "control_loss_tolerance", "statistical_dimension"),
+)
 # Measurements that a person compares with a prediction: (heading, stage, criterion).
 _MEASURED = (
     ("one-shot\ndata loss", "one_shot", "loss_tolerance"),
     ("one-shot\nobjective", "one_shot", "objective_tolerance"),
-    ("fine-tuned\ndata loss", "fine_tuned", "loss_tolerance"),
+    ("fine-tuned\ndata loss", "fine_tuned", "control_loss_tolerance"),
 )
 _PREDICTION = ("run", "seed", "predictor", "operator", "epsilon_rule")
 
@@ -38,17 +52,46 @@ def _view(title: str, left: Iterable[str], right: Iterable[str], no_wrap: bool =
 
 
 def _measured(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return "-"
-    if row["empirical_lower"] == 0.0:  # missed at the first sparsity that was tried
-        return f"< {row['empirical_upper']:.4f}"
-    # An upper end of 1 says that the criterion held up to the last sparsity that was tried.
-    return f"{'>= ' if row['empirical_upper'] == 1.0 else ''}{row['empirical']:.4f}"
+    return "-" if row is None else bracket_text(row["empirical_lower"], row["empirical_upper"])
 
 
 def _gap(row: dict[str, Any] | None) -> str:
-    bracketed = row is not None and row["empirical_lower"] > 0.0 and row["empirical_upper"] < 1.0
-    return f"{row['gap']:+.4f}" if bracketed else "-"
+    return "-" if row is None or row["gap"] is None else f"{row['gap']:+.4f}"
+
+
+def _predicted(row: dict[str, Any]) -> str:
+    return f"{row['predicted']:.4f} [{row['predicted_lower']:.4f}, {row['predicted_upper']:.4f}]"
+
+
+def limit_views(thresholds: pa.Table, method: str = "magnitude") -> Iterator[Table]:
+    """One table for each run and epsilon rule, two lines for each seed: what predicts a limit, and what was measured.
+
+    The predictions are those of the Hessian, or of the first other operator where the run has no Hessian.
+
+    Args:
+        thresholds: the table.
+        method: whose measured thresholds.
+    """
+
+    def page(row: dict[str, Any]) -> tuple:
+        return row["run"], row["epsilon_rule"]
+
+    rows = [row for row in thresholds.to_pylist() if row["method"] == method]
+    for (run, rule), part in groupby(sorted(rows, key=page), key=page):
+        names = ("seed", "limit", "predicted by")
+        table = _view(f"{run}, method {method}, epsilon {rule}", names, ("predicted, interval", "measured", "gap"))
+        own = sorted(part, key=lambda row: (row["seed"], *prediction_order("", row["operator"])))
+        for seed, of_seed in groupby(own, key=lambda row: row["seed"]):
+            found = list(of_seed)
+            for limit, stage, criterion, predictor in _LIMITS:
+                facts = [row for row in found if (row["stage"], row["criterion"]) == (stage, criterion)]
+                guess = next((row for row in facts if row["predictor"] == predictor), None)
+                if facts:
+                    by = "-" if guess is None else f"{predictor}"
+                    predicted = "-" if guess is None else _predicted(guess)
+                    table.add_row(str(seed), limit, by, predicted, _measured(facts[0]), _gap(guess))
+            table.add_section()
+        yield table
 
 
 def threshold_view(thresholds: pa.Table, method: str = "magnitude") -> Table:
@@ -59,7 +102,7 @@ def threshold_view(thresholds: pa.Table, method: str = "magnitude") -> Table:
         method: whose measured thresholds.
     """
     title = f"Predicted and measured pruning thresholds (sparsity; method {method})"
-    names = ("run", "seed", "predictor", "operator", "epsilon", "predicted [interval]")
+    names = ("run", "seed", "predictor", "operator", "epsilon", "predicted, interval")
     table = _view(title, names, (*(heading for heading, _, _ in _MEASURED), "gap"))
 
     def place(row: dict[str, Any]) -> tuple:
@@ -73,7 +116,7 @@ def threshold_view(thresholds: pa.Table, method: str = "magnitude") -> Table:
             measured = [by_criterion.get((stage, criterion)) for _, stage, criterion in _MEASURED]
             table.add_row(
                 *(str(row[name]) for name in _PREDICTION),
-                f"{row['predicted']:.4f} [{row['predicted_lower']:.4f}, {row['predicted_upper']:.4f}]",
+                _predicted(row),
                 *map(_measured, measured),
                 _gap(measured[0]),
             )
@@ -154,18 +197,29 @@ def print_comparison(results: Path) -> None:
     console.print(f"terms: results/README.md; the same as text: {results}/tables/comparison.md")
 
 
-def print_thresholds(results: Path) -> None:
-    """Print the table of thresholds and name the files of a results directory.
+def print_thresholds(results: Path, every: bool = False) -> None:
+    """Print the two limits of each network, predicted and measured, and name the files of a results directory.
+
+    Args:
+        results: the directory.
+        every: every predictor and operator instead, and the objective too.
 
     Raises:
         FileNotFoundError: when the workflow has not finished.
     """
-    thresholds, console = _table("thresholds", results), _console(130)
+    thresholds = _table("thresholds", results)
     methods = set(thresholds["method"].to_pylist())
-    console.print(
-        threshold_view(thresholds, "magnitude" if "magnitude" in methods else min(methods, default="magnitude"))
-    )
-    console.print("gap = predicted - one-shot data-loss threshold; columns and units: results/README.md")
+    method = "magnitude" if "magnitude" in methods else min(methods, default="magnitude")
+    console = _console(150 if every else 100)
+    if every:
+        console.print(threshold_view(thresholds, method))
+        console.print("gap = predicted - one-shot data-loss threshold; columns and units: results/README.md")
+    else:
+        console.print("Predicted and measured pruning thresholds (sparsity, training data loss)")
+        for view in limit_views(thresholds, method):
+            console.print(view)
+        console.print("one-shot: against the dense network; fine-tuned: against the dense network trained on as long")
+        console.print("gap = predicted - lower end of the bracket; every predictor: gwprune thresholds --all")
     console.print(f"tables: {results}/tables/*.parquet, {results}/tables/thresholds.csv")
     if (results / "report.html").exists():
         console.print(f"report: {results}/report.html")

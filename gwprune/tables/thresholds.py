@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..storage.files import read_json
@@ -17,12 +17,14 @@ __all__ = [
     "Bracket",
     "Criterion",
     "bisect_bracket",
+    "bracket_text",
     "criteria",
     "criteria_of",
     "empirical_rows",
     "empirical_threshold",
     "epsilon_value",
     "epsilons_of",
+    "next_sparsity",
     "search",
     "threshold_rows",
 ]
@@ -31,6 +33,11 @@ __all__ = [
 Measured = Mapping[str, Mapping[str, float]]
 
 _ENDS = ("", "_lower", "_upper")
+
+# Widest bracket whose lower end may stand for the threshold.
+_WIDEST = 0.05
+# Widest bracket that is printed as one number of three or four decimals.
+_NARROW = 0.001
 
 
 def plain(number: float) -> str:
@@ -69,7 +76,10 @@ def epsilon_value(rule: str, dense_loss: float, batch_std: float) -> float:
 
 @dataclass(frozen=True)
 class Criterion:
-    """One condition on a pruned network: ``quantity`` on ``split`` at most (sign 1) or at least (-1) ``limit``."""
+    """One condition on a pruned network: ``quantity`` on ``split`` at most (sign 1) or at least (-1) ``limit``.
+
+    ``tolerance`` is the part of the limit beyond the value of the network that it is held against.
+    """
 
     name: str
     epsilon_rule: str
@@ -77,6 +87,16 @@ class Criterion:
     quantity: str
     sign: int
     limit: float
+    tolerance: float = field(default=0.0, compare=False)
+
+    def against(self, control: Measured) -> Criterion:
+        """The same condition, by the same tolerance, held against the control instead of the dense network.
+
+        Args:
+            control: values on its splits of the dense network with the further training of the pruned ones.
+        """
+        limit = control[self.split][self.quantity] + self.sign * self.tolerance
+        return replace(self, name=f"control_{self.name}", limit=limit)
 
     def met(self, values: Mapping[str, float]) -> bool:
         """Whether a network with these values (keys ``loss``, ``objective``, ``accuracy``) meets it; NaN does not."""
@@ -92,12 +112,12 @@ def criteria(dense: Measured, epsilons: Mapping[str, float], accuracy_drops: Seq
         accuracy_drops: percentage points.
     """
     tolerances = [
-        Criterion(f"{quantity}_tolerance", rule, "train", quantity, 1, dense["train"][quantity] + epsilon)
+        Criterion(f"{quantity}_tolerance", rule, "train", quantity, 1, dense["train"][quantity] + epsilon, epsilon)
         for rule, epsilon in epsilons.items()
         for quantity in ("loss", "objective")
     ]
     drops = [
-        Criterion(f"accuracy_drop:{plain(drop)}", "", "val", "accuracy", -1, dense["val"]["accuracy"] - drop)
+        Criterion(f"accuracy_drop:{plain(drop)}", "", "val", "accuracy", -1, dense["val"]["accuracy"] - drop, drop)
         for drop in accuracy_drops
     ]
     return tolerances + drops
@@ -173,6 +193,25 @@ class Bracket:
     upper: float
     reached: bool
 
+    @property
+    def known(self) -> bool:
+        """Whether it is closed and narrow enough for its lower end to stand for the threshold."""
+        return self.reached and self.upper - self.lower <= _WIDEST * (1 + 1e-9)
+
+
+def bracket_text(lower: float, upper: float) -> str:
+    """A bracket for people: one number where it is narrow, a bound where it is open, else both ends.
+
+    Args:
+        lower: 0 when no point meets the criterion.
+        upper: 1 when every point meets it.
+    """
+    if upper == 1.0:
+        return f">= {lower:.4f}"
+    if lower == 0.0:
+        return f"< {upper:.4f}"
+    return f"{lower:.4f}" if upper - lower <= _NARROW * (1 + 1e-9) else f"[{lower:.4f}, {upper:.4f}]"
+
 
 def empirical_threshold(grid: Mapping[float, Measured], criterion: Criterion) -> Bracket:
     """Largest sparsity up to which every grid point meets a criterion; the dense network, 0, counts as meeting it.
@@ -187,6 +226,32 @@ def empirical_threshold(grid: Mapping[float, Measured], criterion: Criterion) ->
             return Bracket(lower, sparsity, True)
         lower = sparsity
     return Bracket(lower, 1.0, False)
+
+
+def _middle(bracket: Bracket, resolution: float, most: float = 1.0) -> float | None:
+    """Where to halve a bracket below ``most``; None when it is narrow enough."""
+    lower, upper = bracket.lower, min(bracket.upper, most)
+    # Six decimals: what a sparsity may have in the configuration.
+    middle = round((lower + upper) / 2, 6)
+    return None if upper - lower <= resolution * (1 + 1e-9) or middle in (lower, upper) else middle
+
+
+def next_sparsity(grid: Mapping[float, Measured], wanted: Sequence[Criterion], resolution: float) -> float | None:
+    """Where to measure next, so that the bracket of every criterion gets narrow: the middle of the first wide one.
+
+    A bracket that is open above is halved up to 1, where nothing is left of the network. A bracket of width w takes
+    ceil(log2(w / resolution)) measurements; more only where a point of one criterion shows an earlier miss of another.
+
+    Args:
+        grid: sparsity -> values, of what is measured.
+        wanted: the criteria.
+        resolution: widest bracket that is left.
+
+    Returns:
+        A sparsity that is not in the grid; None when every bracket is narrow enough.
+    """
+    middles = (_middle(empirical_threshold(grid, criterion), resolution) for criterion in wanted)
+    return next((middle for middle in middles if middle is not None), None)
 
 
 def bisect_bracket(
@@ -207,14 +272,10 @@ def bisect_bracket(
     """
     while True:
         bracket = empirical_threshold(grid, criterion)
-        lower, upper = bracket.lower, min(bracket.upper, most)
-        # Six decimals: what a sparsity may have in the configuration.
-        middle = round((lower + upper) / 2, 6)
-        if not bracket.reached and lower < most:
-            middle = most
-        elif upper - lower <= resolution * (1 + 1e-9) or middle in (lower, upper):
+        point = most if not bracket.reached and bracket.lower < most else _middle(bracket, resolution, most)
+        if point is None:
             return
-        grid[middle] = measure(middle)
+        grid[point] = measure(point)
 
 
 def search(
@@ -260,9 +321,12 @@ def search(
 def empirical_rows(sweep: pa.Table, wanted: Mapping[tuple[str, int], Sequence[Criterion]]) -> list[dict[str, Any]]:
     """Rows of table `empirical`.
 
+    Stage `fine_tuned` has every criterion once more, held against the control, where the table holds one: its rows of
+    sparsity 0.
+
     Args:
         sweep: the table of measurements.
-        wanted: (run, seed) -> its criteria.
+        wanted: (run, seed) -> its criteria, held against the dense network.
     """
     grids: dict[tuple, dict[float, dict[str, Any]]] = {}
     for row in sweep.to_pylist():
@@ -270,7 +334,9 @@ def empirical_rows(sweep: pa.Table, wanted: Mapping[tuple[str, int], Sequence[Cr
         grid.setdefault(row["sparsity"], {})[row["split"]] = row
     rows = []
     for (run, seed, method, stage), grid in grids.items():
-        for criterion in wanted[run, seed]:
+        control = grid.get(0.0) if stage == "fine_tuned" else None
+        against = [criterion.against(control) for criterion in wanted[run, seed]] if control else []
+        for criterion in (*wanted[run, seed], *against):
             bracket = empirical_threshold(grid, criterion)
             rows.append(
                 {
@@ -292,19 +358,24 @@ def empirical_rows(sweep: pa.Table, wanted: Mapping[tuple[str, int], Sequence[Cr
 def threshold_rows(predictions: pa.Table, empirical: pa.Table) -> list[dict[str, Any]]:
     """Rows of table `thresholds`: each prediction beside each measurement of the same run, seed and epsilon rule.
 
+    A bracket that is open or wide stands for no threshold: `empirical` and `gap` are null there.
+
     Args:
         predictions: the table.
         empirical: the table.
     """
     # An accuracy criterion has no epsilon of its own: it stands beside every rule's prediction.
     measured = empirical.to_pylist()
+    for row in measured:
+        if not Bracket(row["threshold_lower"], row["threshold_upper"], row["reached"]).known:
+            row["threshold"] = None
     return [
         {
             **{key: prediction[key] for key in ("run", "seed", "predictor", "operator", "epsilon_rule")},
             **{key: row[key] for key in ("method", "stage", "criterion")},
             **{f"predicted{end}": prediction[f"threshold{end}"] for end in _ENDS},
             **{f"empirical{end}": row[f"threshold{end}"] for end in _ENDS},
-            "gap": prediction["threshold"] - row["threshold"],
+            "gap": None if row["threshold"] is None else prediction["threshold"] - row["threshold"],
         }
         for prediction in predictions.to_pylist()
         for row in measured

@@ -47,7 +47,14 @@ VALUES = {
         "sparsities": [0.07, 0.5, 0.9],
         "resolution": 0.02,
     },
-    "fine_tuning": {"epochs": 1, "lr": 0.05, "batch_size": 16, "sparsities": [0.5, 0.9]},
+    "fine_tuning": {
+        "methods": ["magnitude", "lamp"],
+        "epochs": 1,
+        "lr": 0.05,
+        "batch_size": 16,
+        "sparsities": [0.5, 0.9],
+        "resolution": 0.1,
+    },
     "sparse_training": {
         "methods": ["snip", "synflow", "imp", "gmp", "rare_gems", "lamp"],
         "sparsities": [0.5, 0.7],
@@ -65,7 +72,7 @@ VALUES = {
 # As Snakemake would do them.
 _ORDER = (
     "train", "snapshot", "spectrum", "quadratic", "statistical_dimension", "predict", "rank", "mask", "sweep",
-    "finetune", "level", "measure", "train_sparse",
+    "finetune", "bracket", "level", "measure", "train_sparse",
 )  # fmt: skip
 
 
@@ -120,6 +127,7 @@ class SmallRun:
             "mask": lambda: plan.ranked(at) | data,
             "sweep": lambda: plan.ranking(at) | data | network | dense,
             "finetune": lambda: plan.ranking(at) | plan.rewound(at) | data | network,
+            "bracket": lambda: plan.ranking(at) | plan.rewound(at) | plan.finetuned(at) | data | network | dense,
             "train_sparse": lambda: plan.masks(at) | data,
             "level": lambda: plan.before(at) | data,
             "measure": lambda: {"states": plan.states(at)} | data,
@@ -144,6 +152,7 @@ class SmallRun:
             "mask": {"mask": "mask"},
             "sweep": {"sweep": "one_shot"},
             "finetune": {"sweep": "fine_tuned"},
+            "bracket": {"sweep": "bracketed"},
             "train_sparse": {"sweep": "trained"},
             "level": {"state": "state"},
             "measure": {"sweep": "measured"},

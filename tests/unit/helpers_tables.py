@@ -128,7 +128,7 @@ def example() -> dict[str, pa.Table]:
         "empirical", empirical_rows(tables["sweep"], {(run, seed): wanted for run in RUNS for seed in SEEDS})
     )
     tables["thresholds"] = table_of("thresholds", threshold_rows(tables["predictions"], tables["empirical"]))
-    asked = set(tables["sweep"]["sparsity"].to_pylist())
+    asked = {"one_shot": set(tables["sweep"]["sparsity"].to_pylist())}
     compared, thresholds = [], []
     for run in RUNS:
         sweep, empirical = (

@@ -20,7 +20,7 @@ from gwprune.tables.terminal import sheet_view
 
 from .helpers_tables import FACTS, interval, row_of, table_of
 
-ASKED = [0.5, 0.9]
+ASKED = {"one_shot": [0.5, 0.9]}
 D = 100
 
 
@@ -148,14 +148,22 @@ def over_seeds(*brackets: dict) -> list[dict]:
 
 
 def test_thresholds_over_seeds_by_hand():
-    (row,) = over_seeds(bracket(0, 0.90, 0.91), bracket(1, 0.94, 0.99), bracket(2, 0.98, 1.0, reached=False))
+    (row,) = over_seeds(bracket(0, 0.90, 0.91), bracket(1, 0.94, 0.99), bracket(2, 0.98, 0.985))
     assert set(row) == set(table_schema("comparison_thresholds").names)
-    assert (row["seeds"], row["reached_seeds"]) == (3, 2)
+    assert (row["seeds"], row["reached_seeds"]) == (3, 3)
     assert row["threshold_mean"] == pytest.approx(0.94)
     assert row["threshold_std"] == pytest.approx(0.04)  # sqrt((0.04^2 + 0.04^2) / 2)
-    assert (row["threshold_lower"], row["threshold_upper"]) == (0.90, 1.0)
+    assert (row["threshold_lower"], row["threshold_upper"]) == (0.90, 0.99)
     (single,) = over_seeds(bracket(0, 0.9, 0.91))
-    assert single["threshold_std"] == 0.0
+    assert (single["threshold_mean"], single["threshold_std"]) == (0.9, None)
+
+
+@pytest.mark.parametrize("unknown", [(0.94, 1.0, False), (0.9, 0.951, True)])
+def test_a_seed_without_a_known_threshold_leaves_no_mean(unknown):
+    (row,) = over_seeds(bracket(0, 0.92, 0.93), bracket(1, *unknown))
+    assert (row["seeds"], row["reached_seeds"]) == (2, 1 + unknown[2])
+    assert row["threshold_mean"] is row["threshold_std"] is None
+    assert (row["threshold_lower"], row["threshold_upper"]) == (min(0.92, unknown[0]), unknown[1])
 
 
 def test_words_and_sources():
@@ -180,7 +188,7 @@ def sample() -> tuple[list[dict], list[dict]]:
             point("imp", "trained", 0.5, seed, 89.5, epochs=60.0),
         ]
     thresholds = over_seeds(
-        *(bracket(seed, 0.9 + 0.02 * seed, 0.95) for seed in (0, 1)),
+        *(bracket(seed, 0.9 + 0.02 * seed, 0.94) for seed in (0, 1)),
         *(bracket(seed, 0.0, 0.5, method="lamp") for seed in (0, 1)),
         *(bracket(seed, 0.98, 1.0, reached=False, method="obd") for seed in (0, 1)),
     )
@@ -205,7 +213,7 @@ def test_markdown_says_every_number_and_its_columns_are_aligned():
         ["trained", "imp", "**89.50 ± 0.00 (1)**", "85.50 ± 0.71 (2)†", "60 to 210"],
     ]
     assert ["fine_tuned", "magnitude", "-", "x10"] in rows
-    assert [row[2:] for row in rows[-3:]] == [["0.9100 ± 0.0141"], ["< 0.5000"], [">= 0.9800 ± 0.0000"]]
+    assert [row[2:] for row in rows[-3:]] == [["0.9100 ± 0.0141 [0.9000, 0.9400]"], ["< 0.5000"], [">= 0.9800"]]
     for sheet in re.split(r"^###.*$", text, flags=re.MULTILINE)[1:]:
         assert len({len(line) for line in sheet.splitlines() if line.startswith("|")}) == 1
 
@@ -213,7 +221,7 @@ def test_markdown_says_every_number_and_its_columns_are_aligned():
 def test_many_sparsities_are_cut_into_sheets_without_losing_one():
     sparsities = [round(0.05 * i, 2) for i in range(1, 20)]
     points = [point("magnitude", "one_shot", s, 0, 80.0) for s in sparsities]
-    rows = compared(dense(0), *points, asked=sparsities)
+    rows = compared(dense(0), *points, asked={"one_shot": sparsities})
     (page,) = comparison_pages(rows.values(), [])
     accuracy = [sheet for sheet in page.sheets if sheet.title.startswith("test accuracy")]
     assert [float(name) for sheet in accuracy for name in sheet.header[2:-1]] == sparsities

@@ -49,7 +49,7 @@ def counts(plan: Plan) -> dict[str, int]:
 def test_a_run_without_sparse_training_has_these_jobs():
     assert counts(planned()) == {
         "train": 1, "predict": 1, "spectrum": 2, "quadratic": 1, "statistical_dimension": 2,
-        "rank": 1, "sweep": 2, "finetune": 1,
+        "rank": 1, "sweep": 2, "finetune": 2, "bracket": 1,
     }  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_only_methods_that_need_data_have_rankings_of_their_own():
 
 def test_sparsities_of_a_chunk_share_a_job():
     tuning = {"sparsities": [0.5, 0.6, 0.7, 0.8, 0.9]}
-    for chunk, number in ((1, 5), (2, 3), (5, 1)):
+    for chunk, number in ((1, 6), (2, 3), (6, 1)):  # the control is one of them
         assert len(jobs(planned(fine_tuning={**tuning, "chunk": chunk}), "finetune")) == number
 
 
@@ -69,7 +69,8 @@ def test_a_job_of_several_sparsities_may_take_as_many_times_as_long():
     plan = planned(fine_tuning={"sparsities": [0.5, 0.6, 0.7], "chunk": 2})
     (run,) = plan.runs
     times = [plan.trainings("finetune", SimpleNamespace(run=run, **job.wildcards)) for job in jobs(plan, "finetune")]
-    assert times == [2, 1]
+    assert times == [2, 2]
+    assert plan.trainings("bracket", SimpleNamespace(run=run, method="magnitude")) == 7  # 0.5 / 2^7 < 0.005
     assert plan.trainings("train", SimpleNamespace(run=run)) == 1
 
 
@@ -101,7 +102,8 @@ def test_the_papers_matrix():
     assert len(plan.runs) == 8
     per_seed = {rule: number // 8 for rule, number in counts(plan).items()}
     assert per_seed == {
-        "train": 1, "predict": 1, "spectrum": 2, "quadratic": 1, "statistical_dimension": 2, "sweep": 3, "finetune": 6
+        "train": 1, "predict": 1, "spectrum": 2, "quadratic": 1, "statistical_dimension": 2, "sweep": 3, "finetune": 7,
+        "bracket": 1,
     }  # fmt: skip
 
 
@@ -136,7 +138,7 @@ def test_a_method_of_a_users_own_has_file_names_without_colons_and_dots():
     plan = planned(pruning={"methods": ["magnitude", name]}, fine_tuning={"methods": [name], "sparsities": [0.6]})
     (run,) = plan.runs
     jobs_of = [job for job in jobs(plan) if job.wildcards.get("method", "magnitude") != "magnitude"]
-    assert [job.rule for job in jobs_of] == ["sweep", "finetune"]
+    assert [job.rule for job in jobs_of] == ["sweep", "finetune", "finetune", "bracket"]
     (token,) = {job.wildcards["method"] for job in jobs_of}
     assert not set(token) & set(":./")
     assert plan.methods[token] == (name, "")
@@ -273,7 +275,8 @@ SPECTRUM = {"spectrum": 4, "predict": 1, "statistical_dimension": 2}
 @pytest.mark.parametrize(
     ("section", "values", "expected"),
     [
-        ("fine_tuning", {"epochs": 1, "sparsities": [0.6, 0.8]}, {"finetune": 1}),
+        ("fine_tuning", {"epochs": 1, "sparsities": [0.6, 0.8]}, {"finetune": 1, "bracket": 1}),
+        ("fine_tuning", {"epochs": 1, "sparsities": [0.6], "resolution": 0.1}, {"bracket": 1}),
         ("pruning", {**VALUES["pruning"], "sparsities": [0.3, 0.6, 0.8]}, {"sweep": 4, "predict": 1}),
         ("pruning", {**VALUES["pruning"], "methods": [*METHODS, "random"]}, {"sweep": 1}),
         (
@@ -287,7 +290,11 @@ SPECTRUM = {"spectrum": 4, "predict": 1, "statistical_dimension": 2}
         ("spectrum", {**VALUES["spectrum"], "cone_steps": 20}, {"statistical_dimension": 2}),
         ("spectrum", {**VALUES["spectrum"], "statistical_dimension": False}, {}),
         ("spectrum", {**VALUES["spectrum"], "predictors": ["width", "quadratic"]}, {"predict": 1}),
-        ("epsilon", ["batch_std"], {"quadratic": 1, "statistical_dimension": 2, "predict": 1, "sweep": 4}),
+        (
+            "epsilon",
+            ["batch_std"],
+            {"quadratic": 1, "statistical_dimension": 2, "predict": 1, "sweep": 4, "bracket": 1},
+        ),
         ("criteria", {"accuracy_drop": [1.0, 2.0]}, {"sweep": 4}),
         ("resources", {"train": {"runtime": 7}}, {}),
         ("data_dir", "elsewhere", {}),

@@ -40,7 +40,7 @@ def test_reference_tables_follow_from_their_sweep_and_predictions(tmp_path):
         facts = {name: run[name] for name in ("network", "dataset", "l1")}
         sweep, brackets = (table.filter(pc.field("run") == run["run"]) for table in (committed["sweep"], empirical))
         asked = [s for s, stage in zip(run["sparsity"], run["stage"], strict=True) if stage == "one_shot"]
-        compared += comparison_rows(sweep, facts, asked, run["source"])
+        compared += comparison_rows(sweep, facts, {"one_shot": asked}, run["source"])
         thresholds += comparison_threshold_rows(brackets, facts)
     tables = rebuilt("comparison", compared), rebuilt("comparison_thresholds", thresholds)
     pages = comparison_pages(*(table.to_pylist() for table in tables))

@@ -110,13 +110,34 @@ def test_a_sparsity_comes_back_from_its_token(parts_per_million):
 
 @pytest.mark.parametrize(("size", "parts"), [(1, [1, 1, 1, 1, 1]), (2, [2, 2, 1]), (5, [5]), (9, [5])])
 def test_chunks_hold_every_sparsity_once_under_distinct_names(size, parts):
-    given = values(fine_tuning={"sparsities": [0.5, 0.6, 0.7, 0.8, 0.9], "chunk": size})
-    (run,) = config.expand(config.load(given)).values()
-    chunks = run.chunks()
+    run = only_run(sparse_training={"sparsities": [0.5, 0.6, 0.7, 0.8, 0.9], "chunk": size})
+    chunks = run.sparse_chunks()
     assert [len(part) for part in chunks.values()] == parts
     assert [s for part in chunks.values() for s in part] == [0.5, 0.6, 0.7, 0.8, 0.9]
     assert all(re.fullmatch(r"\d{6}(-\d{6}-[0-9a-f]{6})?", token) for token in chunks)
-    assert "chunk" not in run.fine_tuning()
+
+
+@pytest.mark.parametrize("asked", [[0.5, 0.6], [0.0, 0.5, 0.6]])
+def test_the_control_is_trained_once_with_the_first_method(asked):
+    tuning = {"methods": ["magnitude", "random"], "sparsities": asked, "chunk": 2}
+    run = only_run(pruning={"methods": ["random", "magnitude"]}, fine_tuning=tuning)
+    assert list(run.finetune_chunks("magnitude").values()) == [[0.0, 0.5], [0.6]]
+    assert list(run.finetune_chunks("random").values()) == [[0.5, 0.6]]
+
+
+@pytest.mark.parametrize(
+    ("asked", "resolution", "rules", "expected"),
+    [
+        ([0.8, 0.9], 0.005, 1, 8),  # 0.8 / 2^8 < 0.005 where the first one misses
+        ([0.2, 0.4, 0.6, 0.8], 0.05, 1, 2),
+        ([0.2, 0.4, 0.6, 0.8], 0.05, 2, 4),
+        ([0.5], 0.9, 1, 1),
+    ],
+)
+def test_a_search_halves_the_widest_step(asked, resolution, rules, expected):
+    epsilon = ["batch_std", "relative: 1"][:rules]
+    run = only_run(fine_tuning={"sparsities": asked, "resolution": resolution}, epsilon=epsilon)
+    assert run.most_searched() == expected
 
 
 def test_chunks_of_the_same_ends_and_other_sparsities_have_other_names():

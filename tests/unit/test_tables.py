@@ -42,6 +42,7 @@ STRINGS = """run operator rule epsilon_rule method stage split predictor criteri
 INTEGERS = """seed epoch probe nonzeros empty_layers multiply_adds dimension steps probes seeds reached_seeds rank
     ranked stage_rank"""
 KINDS = ((STRINGS, pa.string()), (INTEGERS, pa.int64()), ("reached", pa.bool_()))
+NULLABLE = {"thresholds": ("empirical", "gap"), "comparison_thresholds": ("threshold_mean", "threshold_std")}
 TYPES = {name: kind for names, kind in KINDS for name in re.findall(r"\w+", names)}
 
 PROVENANCE = {"gwprune": "0.1", "device": "cpu"}
@@ -68,7 +69,10 @@ def test_columns_keys_and_types_are_those_of_the_design(name):
     keys, values = COLUMNS[name]
     types = {**TYPES, "multiply_adds": pa.float64()} if name == "comparison" else TYPES  # a mean there
     assert table_schema(name) == pa.schema(
-        [pa.field(column, types.get(column, pa.float64()), nullable=False) for column in keys + values]
+        [
+            pa.field(column, types.get(column, pa.float64()), nullable=column in NULLABLE.get(name, ()))
+            for column in keys + values
+        ]
     )
     assert key_columns(name) == keys
 
@@ -148,6 +152,15 @@ def test_missing_and_unknown_columns_are_named(tmp_path, lacks, adds, named):
 @pytest.mark.parametrize("column", ["run", "seed", "width"])
 def test_none_is_refused(tmp_path, column):
     assert refused([curve(**{column: None})], tmp_path / "t.parquet").endswith(f"has no value for {column}")
+
+
+def test_a_threshold_that_is_not_known_is_null_and_its_ends_are_not(tmp_path):
+    row = row_of("thresholds", empirical=None, gap=None)
+    write([row], tmp_path / "t.parquet", "thresholds")
+    assert read_table("thresholds", tmp_path / "t.parquet").to_pylist() == [row]
+    (tmp_path / "t.parquet").unlink()
+    cut = {**row, "empirical_upper": None}
+    assert refused([cut], tmp_path / "t.parquet", "thresholds").endswith("has no value for empirical_upper")
 
 
 @pytest.mark.parametrize(

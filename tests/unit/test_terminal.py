@@ -29,9 +29,12 @@ def measured(stage="one_shot", criterion="loss_tolerance", empirical=(0.8328, 0.
     """A row of table `thresholds`."""
     predicted = changes.pop("predicted", (0.8581, 0.8304, 0.9191))
     ends = {**interval("predicted", *predicted), **interval("empirical", *empirical)}
-    gap = predicted[0] - empirical[0]
+    gap = None if empirical[0] is None else predicted[0] - empirical[0]
     values = {"run": "digits_fc_l1-3e-4", "stage": stage, "criterion": criterion, "gap": gap, **ends, **changes}
     return row_of("thresholds", **values)
+
+
+CONTROL = "control_loss_tolerance"
 
 
 def shown(rows: list[dict], **options) -> str:
@@ -53,26 +56,27 @@ def test_predicted_and_measured_numbers_stand_side_by_side():
     rows = [
         measured(),
         measured(criterion="objective_tolerance", empirical=(0.8904, 0.8904, 0.8914)),
-        measured("fine_tuned", empirical=(0.95, 0.95, 0.98)),
+        measured("fine_tuned", CONTROL, empirical=(0.95, 0.95, 0.98)),
+        measured("fine_tuned", empirical=(0.7, 0.7, 0.701)),
         measured(criterion="accuracy_drop:1", empirical=(0.123456, 0.123456, 0.2)),
     ]
-    numbers = ["0.8581 [0.8304, 0.9191]", "0.8328", "0.8904", "0.9500", "+0.0253"]
+    numbers = ["0.8581 [0.8304, 0.9191]", "0.8328", "0.8904", "[0.9500, 0.9800]", "+0.0253"]
     assert lines(rows) == [["digits_fc_l1-3e-4", "0", "width", "hessian", "batch_std", *numbers]]
 
 
 @pytest.mark.parametrize(
     ("rows", "cells"),
     [
-        ([measured(empirical=(0.0, 0.0, 0.1))], ["< 0.1000", "-", "-", "-"]),  # missed at once
+        ([measured(empirical=(None, 0.0, 0.1))], ["< 0.1000", "-", "-", "-"]),  # missed at once
         (
             [
-                measured(empirical=(0.98, 0.98, 1.0)),
-                measured("fine_tuned", empirical=(0.95, 0.95, 1.0)),
+                measured(empirical=(None, 0.98, 1.0)),
+                measured("fine_tuned", CONTROL, empirical=(None, 0.95, 1.0)),
             ],  # never missed
             [">= 0.9800", "-", ">= 0.9500", "-"],
         ),
-        ([measured("fine_tuned", empirical=(0.95, 0.95, 0.98))], ["-", "-", "0.9500", "-"]),
-        ([measured(predicted=(0.75, 0.7, 0.8), empirical=(0.8, 0.8, 0.81))], ["0.8000", "-", "-", "-0.0500"]),
+        ([measured("fine_tuned", empirical=(0.95, 0.95, 0.98))], ["-", "-", "-", "-"]),  # no control
+        ([measured(predicted=(0.75, 0.7, 0.8), empirical=(0.8, 0.8, 0.801))], ["0.8000", "-", "-", "-0.0500"]),
     ],
 )
 def test_bounds_and_what_was_not_measured(rows, cells):
@@ -102,29 +106,39 @@ def test_each_run_seed_predictor_operator_and_rule_has_a_line_in_a_fixed_order()
 def test_measurements_of_other_methods_are_left_out():
     rows = [measured(), measured(method="random", empirical=(0.3, 0.3, 0.4))]
     assert [cells[6] for cells in lines(rows)] == ["0.8328"]
-    assert [cells[6] for cells in lines(rows, method="random")] == ["0.3000"]
+    assert [cells[6] for cells in lines(rows, method="random")] == ["[0.3000, 0.4000]"]
     assert "method random" in shown(rows, method="random")
 
 
 # --- the command ----------------------------------------------------------------------------------------------
 
 
+STATISTICAL = {"predictor": "statistical_dimension", "predicted": (0.88, 0.87, 0.89)}
+
+
 @pytest.fixture
 def results(tmp_path) -> Path:
     rows = [
         measured(),
+        measured(operator="ggn", predicted=(0.91, 0.9, 0.92)),
         measured(predictor="quadratic", predicted=(0.81, 0.8, 0.82)),
-        measured("fine_tuned", empirical=(0.0, 0.0, 0.5)),
+        measured("fine_tuned", CONTROL, empirical=(None, 0.0, 0.5)),
+        measured("fine_tuned", CONTROL, empirical=(None, 0.0, 0.5), **STATISTICAL),
+        measured(**STATISTICAL),
     ]
     write_table("thresholds", rows, tmp_path / "tables/thresholds.parquet", {})
     return tmp_path
 
 
-def test_print_thresholds_shows_the_table_and_names_the_files(results, capsys):
+def test_print_thresholds_shows_both_limits_and_names_the_files(results, capsys):
     print_thresholds(results)
     output = capsys.readouterr().out
-    for text in ("0.8581 [0.8304, 0.9191]", "0.8100 [0.8000, 0.8200]", "0.8328", "< 0.5000", "+0.0253", "-0.0228"):
-        assert text in output
+    table = [[cell.strip() for cell in line.strip("│").split("│")] for line in output.splitlines() if line[0] in "│"]
+    assert table == [
+        ["0", "one-shot", "width", "0.8581 [0.8304, 0.9191]", "0.8328", "+0.0253"],
+        ["0", "fine-tuned", "statistical_dimension", "0.8800 [0.8700, 0.8900]", "< 0.5000", "-"],
+    ]
+    assert "digits_fc_l1-3e-4, method magnitude, epsilon batch_std" in output
     assert f"{results}/tables/thresholds.csv" in output.replace("\n", "")
     assert "report.html" not in output
     (results / "report.html").touch()
@@ -132,9 +146,35 @@ def test_print_thresholds_shows_the_table_and_names_the_files(results, capsys):
     assert f"report: {results}/report.html" in capsys.readouterr().out.replace("\n", "")
 
 
+def test_every_predictor_is_shown_when_asked_for(results, capsys):
+    assert main(["thresholds", str(results), "--all"]) == 0
+    output = capsys.readouterr().out
+    for text in ("0.8581 [0.8304, 0.9191]", "0.8100 [0.8000, 0.8200]", "0.9100 [0.9000, 0.9200]", "-0.0228"):
+        assert text in output
+
+
+def test_lines_of_the_limits_fit_into_100_columns(tmp_path, capsys):
+    wide = {"run": "fashion_mnist_resnet20_narrow_l1-3e-4", "seed": 1234, "epsilon_rule": "relative:0.125"}
+    rows = [measured(**wide), measured("fine_tuned", CONTROL, (0.85, 0.85, 0.855), **wide, **STATISTICAL)]
+    write_table("thresholds", rows, tmp_path / "tables/thresholds.parquet", {})
+    print_thresholds(tmp_path)
+    output = capsys.readouterr().out
+    assert re.search(r"1234 +│ fine-tuned .*0\.8800 \[0\.8700, 0\.8900\].*\[0\.8500, 0\.8550\].*\+0\.0300", output)
+    assert all(len(line) <= 100 for line in output.splitlines() if str(tmp_path) not in line)
+
+
+def test_a_limit_without_its_prediction_is_shown_and_one_that_was_not_measured_is_not(tmp_path, capsys):
+    rows = [measured(predictor="quadratic"), measured("fine_tuned", predictor="quadratic")]
+    write_table("thresholds", rows, tmp_path / "tables/thresholds.parquet", {})
+    print_thresholds(tmp_path)
+    output = capsys.readouterr().out
+    assert re.search(r"one-shot +│ - +│ +- │ +0\.8328 │ +- │", output)
+    assert "fine-tuned │" not in output
+
+
 def test_a_narrow_terminal_or_a_pipe_breaks_no_line_of_the_table(results, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
-    print_thresholds(results)
+    print_thresholds(results, every=True)
     assert re.search(r"digits_fc_l1-3e-4.*0\.8581 \[0\.8304, 0\.9191\].*\+0\.0253", capsys.readouterr().out)
 
 

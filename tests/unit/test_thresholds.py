@@ -115,6 +115,16 @@ def test_what_is_not_finite_never_meets_a_criterion():
     assert not ACCURACY.met({"accuracy": math.nan})
 
 
+def test_a_criterion_against_the_control_keeps_its_tolerance():
+    control = {"train": {"loss": 0.25, "objective": 0.5}, "val": {"accuracy": 98.0}}
+    held = [criterion.against(control) for criterion in criteria(DENSE, {"batch_std": 0.25}, [0.5])]
+    assert held == [
+        Criterion("control_loss_tolerance", "batch_std", "train", "loss", 1, 0.5),
+        Criterion("control_objective_tolerance", "batch_std", "train", "objective", 1, 0.75),
+        Criterion("control_accuracy_drop:0.5", "", "val", "accuracy", -1, 97.5),
+    ]
+
+
 # --- measured thresholds ------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,7 @@ TINY = {
     "training": {"epochs": 3, "batch_size": 32, "l1": 1e-3},
     "spectrum": {"steps": 24, "probes": 1, "samples": None},
     "pruning": {"methods": ["magnitude", "taylor"], "sparsities": [0.3, 0.6, 0.9], "resolution": 0.02},
-    "fine_tuning": {"epochs": 1, "sparsities": [0.6]},
+    "fine_tuning": {"epochs": 1, "sparsities": [0.6], "chunk": 2, "resolution": 0.1},
 }
 
 

@@ -9,7 +9,7 @@ from tests.workflow.conftest import Workflow
 
 pytestmark = pytest.mark.workflow
 
-ON_GPU = {"train", "spectrum", "quadratic", "statistical_dimension", "rank", "sweep", "finetune"}
+ON_GPU = {"train", "spectrum", "quadratic", "statistical_dimension", "rank", "sweep", "finetune", "bracket"}
 
 
 def spans(workflow: Workflow) -> list[tuple[str, str, datetime, datetime]]:
@@ -44,4 +44,4 @@ def test_with_device_cpu_no_job_asks_for_a_gpu(finished, tiny):
     text = finished.dry_run(tiny, "--forceall", "--set-resources", "train:gpu_model=a100")
     assert not re.search("resources: .*(gpu=1|gpu_model)", text)
     text = finished.dry_run({**tiny, "device": "auto"}, "--forceall")
-    assert len(re.findall("resources: .*gpu=1", text)) == 1 + 2 + 1 + 2 + 1 + 2 + 1  # train, spectra, ..., finetune
+    assert len(re.findall("resources: .*gpu=1", text)) == 1 + 2 + 1 + 2 + 1 + 2 + 1 + 1  # train, spectra, ..., bracket

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.workflow
 @pytest.fixture(scope="module")
 def slow(tiny) -> dict:
     """A configuration whose training and fine-tuning take some seconds."""
-    return changed(changed(tiny, "training", epochs=400), "fine_tuning", epochs=150, sparsities=[0.6, 0.8], chunk=2)
+    return changed(changed(tiny, "training", epochs=400), "fine_tuning", epochs=150, sparsities=[0.6, 0.8], chunk=3)
 
 
 @pytest.fixture(scope="module")

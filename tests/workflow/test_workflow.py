@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import pyarrow.parquet as pq
 import pytest
 
+from gwprune.tables.terminal import print_thresholds
 from tests.workflow.conftest import ROOT, Workflow, changed
 
 pytestmark = pytest.mark.workflow
@@ -45,21 +46,34 @@ def test_sweep_counts_zeros_exactly_and_holds_every_asked_point(tables):
             for split in ("train", "val", "test"):
                 assert one_shot[method, sparsity, split]["nonzeros"] == 1184 - zeros
     tuned = [row for row in rows if row["stage"] == "fine_tuned"]
-    assert {(row["method"], row["sparsity"]) for row in tuned} == {("magnitude", 0.6)}
+    assert {(row["method"], row["sparsity"]) for row in tuned} > {("magnitude", 0.0), ("magnitude", 0.6)}
 
 
-def test_brackets_of_one_shot_thresholds_are_as_narrow_as_asked(tables):
+def test_brackets_of_both_limits_are_as_narrow_as_asked(tables):
+    widths = {"one_shot": 0.02, "fine_tuned": 0.1}
+    shown = set()
     for row in tables["empirical"].to_pylist():
         assert row["threshold_lower"] <= row["threshold"] < row["threshold_upper"] <= 1
-        if row["stage"] == "one_shot" and row["reached"]:
-            assert row["threshold_upper"] - row["threshold_lower"] <= 0.02 + 1e-9
+        searched = row["stage"] == "one_shot" or row["criterion"] == "control_loss_tolerance"
+        if searched and (row["reached"] or row["stage"] == "fine_tuned"):
+            assert row["threshold_upper"] - row["threshold_lower"] <= widths[row["stage"]] + 1e-9
+            shown.add(row["stage"])
+    assert shown == set(widths)
+
+
+def test_the_terminal_shows_both_limits(finished, capsys):
+    print_thresholds(finished.directory / "results")
+    output = capsys.readouterr().out
+    assert re.search(
+        r"0 +│ one-shot +│ width +│ 0\.\d{4} \[.*\n.*0 +│ fine-tuned +│ statistical_dimension +│ 0", output
+    )
 
 
 def test_every_job_left_a_log_and_a_cost(finished, tables):
     costs = tables["costs"].to_pylist()
     rules = {row["rule"] for row in costs}
     predicting = {"spectrum", "quadratic", "statistical_dimension", "predict"}
-    assert rules == {"prepare_data", "train", "rank", "sweep", "finetune"} | predicting
+    assert rules == {"prepare_data", "train", "rank", "sweep", "finetune", "bracket"} | predicting
     logs = list((finished.directory / "results/logs").rglob("*.log"))
     assert len(logs) == len(costs) + 4  # collect, aggregate and the two rules of figures are no part of the table
     assert all(log.stat().st_size for log in logs)
