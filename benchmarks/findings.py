@@ -48,7 +48,8 @@ def prediction_tables(thresholds: pd.DataFrame) -> str:
                 value = "{:.3f} [{:.3f}, {:.3f}]".format(*rows.iloc[0][PREDICTED])
                 lines.append({"seed": "", "prediction [interval]": f"`{predictor}`, {operator}: {value}"})
                 for row in rows.itertuples():
-                    lines[-1][row.criterion] = f"{row.gap:+.3f}{' (inside)' if row.met else ''}"
+                    gap = "no gap" if np.isnan(row.gap) else f"{row.gap:+.3f}"
+                    lines[-1][row.criterion] = f"{gap}{' (inside)' if row.met else ''}"
         text += [f"### `{run}`", "", markdown_table(lines)]
     return "\n".join(text)
 
@@ -61,7 +62,8 @@ def agreement_table(thresholds: pd.DataFrame) -> str:
         lines.append({"run": f"`{run}`", "predictor": f"`{predictor}`", "operator": operator})
         lines[-1] |= {"interval's width": f"{width:.3f}"}
         for criterion, rows in own.groupby("criterion", sort=False):
-            lines[-1][criterion] = f"{rows.met.sum()} of {len(rows)}, {rows.gap.mean():+.3f}"
+            gap = "no gap" if rows.gap.isna().any() else f"{rows.gap.mean():+.3f}"
+            lines[-1][criterion] = f"{rows.met.sum()} of {len(rows)}, {gap}"
     return markdown_table(lines)
 
 

@@ -23,6 +23,7 @@ from gwprune.spectral.lanczos import Jacobi, lanczos
 from gwprune.spectral.quadrature import Rule, gauss, radau, ritz
 from gwprune.spectral.spectrum import ProbeSpectrum, Spectrum
 from gwprune.tables.files import read_table
+from gwprune.tables.thresholds import bracket_text
 
 from .reporting import arguments_of, markdown_table, publish
 
@@ -122,8 +123,8 @@ def compare(directory: Path) -> list[dict[str, str]]:
             "interval": f"[{row.predicted_lower:.4f}, {row.predicted_upper:.4f}]",
             "criterion": row.criterion,
             "stage": row.stage,
-            "measured": f"{row.empirical:.4f}",
-            "gap": f"{row.gap:+.4f}",
+            "measured": bracket_text(row.empirical_lower, row.empirical_upper),
+            "gap": "-" if np.isnan(row.gap) else f"{row.gap:+.4f}",
         }
         for row in rows.sort_values(["run", "stage", "criterion", "predictor", "operator"]).itertuples()
     ]
