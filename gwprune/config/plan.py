@@ -408,27 +408,15 @@ class Plan:
 
     def benchmarks(self, run: str) -> list[dict[str, Any]]:
         """Every benchmark file of a run: run, seed, rule and job of table `costs`, and file."""
-        return [
-            {
-                "run": run,
-                "seed": seed,
-                "rule": job.rule,
-                "job": job.name,
-                "file": self.benchmark(job.rule).format(run=run, seed=seed, **job.wildcards),
-            }
-            for seed in self.config.seeds
-            for job in self.jobs(run)
-        ]
+        benchmarks = []
+        for seed in self.config.seeds:
+            for job in self.jobs(run):
+                file = self.benchmark(job.rule).format(run=run, seed=seed, **job.wildcards)
+                benchmarks.append({"run": run, "seed": seed, "rule": job.rule, "job": job.name, "file": file})
+        return benchmarks
 
     def shared_benchmarks(self) -> list[dict[str, Any]]:
         """The same of the jobs that serve several runs."""
-        return [
-            {
-                "run": "",
-                "seed": -1,
-                "rule": "prepare_data",
-                "job": key,
-                "file": self.path(f"benchmarks/prepare_data/{key}.tsv"),
-            }
-            for key in sorted(self.datasets)
-        ]
+        shared = {"run": "", "seed": -1, "rule": "prepare_data"}
+        files = {key: self.path(f"benchmarks/prepare_data/{key}.tsv") for key in sorted(self.datasets)}
+        return [{**shared, "job": key, "file": file} for key, file in files.items()]
