@@ -95,8 +95,6 @@ ALWAYS = {"collect", "aggregate", "all", "run_figures", "threshold_figure"}
 
 
 # Which jobs each change concerns is the plan's: tests/unit/test_plan.py. Here, that Snakemake sees it so.
-
-
 def test_a_change_reruns_the_jobs_that_depend_on_it_and_no_other(finished, tiny):
     plan = finished.plan(changed(tiny, "spectrum", steps=25))
     expected = {"spectrum": 2, "predict": 1, "statistical_dimension": 2}
