@@ -155,7 +155,7 @@ def test_a_training_over_its_time_limit_goes_on_with_more_time(new_clone, second
     slow = with_training(math.ceil(100 / seconds_per_epoch), resources={"train": {"runtime": 1}})
     clone = new_clone(slow)
     run = clone.start(*LITERAL, *POLL, "--retries", "6", "--until", "train")  # on a busy machine it takes more attempts
-    assert run.wait(600) == 0, run.text[-10000:]
+    assert run.wait(900) == 0, run.text[-10000:]
     *before, last = clone.records("train")
     assert before
     assert {record.state for record in before} <= {"FAILED", "TIMEOUT"}
