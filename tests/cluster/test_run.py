@@ -19,6 +19,7 @@ GPU_RULES = {
     "rank",
     "sweep",
     "finetune",
+    "bracket",
     "train_sparse",
 }
 
