@@ -31,7 +31,6 @@ __all__ = [
     "ArtifactError",
     "SparseState",
     "build_network",
-    "load_description",
     "load_network",
     "load_probe",
     "load_ranking",
@@ -134,15 +133,6 @@ def load_network(path: str | os.PathLike, device: torch.device | str = "cpu", *,
         ArtifactError: naming the file, also when it belongs to another run or seed.
     """
     return _network(_load(path, "network", owner), path, device)
-
-
-def load_description(path: str | os.PathLike, *, owner: Owner = None) -> dict[str, Any]:
-    """What a network file says of its network: name, options, input_shape, classes.
-
-    Raises:
-        ArtifactError: as :func:`load_network`.
-    """
-    return _load(path, "network", owner)["description"]
 
 
 def build_network(description: Mapping[str, Any]) -> nn.Module:

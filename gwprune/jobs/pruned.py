@@ -62,7 +62,7 @@ class MaskSettings(RankSettings):
 def rank_weights(job: Job, inputs: Files, outputs: Files, settings: RankSettings) -> None:
     """Rank the prunable weights of a network by a method that needs data."""
     prunable, given = _subject(job, inputs, settings)
-    owner = {**job.key, "weights": weights_digest(prunable)}
+    owner = _owner(job, prunable)
     ranking = rank(settings.method, prunable, job.seed, options=settings.options, **given)
     save_ranking(outputs["ranking"], ranking, settings.method, prunable.signature, owner=owner)
 
@@ -70,9 +70,14 @@ def rank_weights(job: Job, inputs: Files, outputs: Files, settings: RankSettings
 def mask_weights(job: Job, inputs: Files, outputs: Files, settings: MaskSettings) -> None:
     """The mask of one sparsity, as a ranking, by a method whose masks depend on the sparsity."""
     prunable, given = _subject(job, inputs, settings)
-    owner = {**job.key, "weights": weights_digest(prunable)}
+    owner = _owner(job, prunable)
     kept = mask(settings.method, prunable, job.seed, settings.sparsity, options=settings.options, **given)
     save_ranking(outputs["mask"], Ranking.of_mask(kept), settings.method, prunable.signature, owner=owner)
+
+
+def _owner(job: Job, prunable: PrunableSet) -> dict[str, Any]:
+    """What a ranking of these weights belongs to."""
+    return {**job.key, "weights": weights_digest(prunable)}
 
 
 def _subject(job: Job, inputs: Files, settings: RankSettings) -> tuple[PrunableSet, dict[str, Any]]:
@@ -101,7 +106,7 @@ def ranking_of(job: Job, inputs: Files, prunable: PrunableSet, method: str, opti
     """
     if "ranking" not in inputs:
         return rank(method, prunable, job.seed, options=options)
-    owner = {**job.key, "weights": weights_digest(prunable)}
+    owner = _owner(job, prunable)
     return load_ranking(inputs["ranking"], prunable.dimension, prunable.signature, method, owner=owner)
 
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
+from .helpers_run import SmallRun, finished_run
+
 torch.set_num_threads(1)
 threadpool_limits(limits=1)
 hypothesis.settings.register_profile("gwprune", deadline=None, derandomize=True, print_blob=True)
@@ -24,3 +26,15 @@ def no_network(monkeypatch):
         raise URLError("no network in tests")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
+
+
+@pytest.fixture
+def run() -> SmallRun:
+    """The small run, finished: made once in each test process."""
+    return finished_run()
+
+
+@pytest.fixture
+def empty(run, tmp_path) -> SmallRun:
+    """The same run, with its data set and nothing else."""
+    return SmallRun(tmp_path / "results", data=run)

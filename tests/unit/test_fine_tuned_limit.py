@@ -25,7 +25,7 @@ from gwprune.tables.thresholds import (
 )
 from gwprune.training.train import train
 
-from .helpers_run import SmallRun, finished_run
+from .helpers_run import SmallRun
 from .helpers_tables import interval, row_of, table_of
 
 LOSS = Criterion("loss_tolerance", "batch_std", "train", "loss", 1, 1.0)
@@ -125,11 +125,6 @@ def test_a_wide_or_open_bracket_is_no_threshold(lower, upper, reached, known, te
 
 
 # --- the job ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def run() -> SmallRun:
-    return finished_run()
 
 
 @pytest.fixture

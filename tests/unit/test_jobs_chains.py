@@ -15,12 +15,7 @@ from gwprune.pruning import Level, rank, removed_count
 from gwprune.tables.files import read_table
 from gwprune.training.train import Recipe, train
 
-from .helpers_run import DIMENSION, SmallRun, finished_run
-
-
-@pytest.fixture
-def run() -> SmallRun:
-    return finished_run()
+from .helpers_run import DIMENSION, SmallRun
 
 
 def chain(run: SmallRun, method: str, sparsity: float) -> tuple[list[Level], list[SparseState]]:

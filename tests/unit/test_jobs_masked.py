@@ -22,14 +22,9 @@ from gwprune.pruning import Ranking, layerwise_shuffle, rank
 from gwprune.tables.files import read_table
 from gwprune.training.train import Recipe, train
 
-from .helpers_run import DIMENSION, SmallRun, finished_run
+from .helpers_run import DIMENSION, SmallRun
 
 CHUNK = "500000-700000-192b51"
-
-
-@pytest.fixture
-def run() -> SmallRun:
-    return finished_run()
 
 
 def initial(run: SmallRun) -> torch.nn.Module:

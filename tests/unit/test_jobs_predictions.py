@@ -18,19 +18,9 @@ from gwprune.jobs.job import job
 from gwprune.storage.files import read_json
 from gwprune.tables.files import read_table
 
-from .helpers_run import DIMENSION, SmallRun, finished_run
+from .helpers_run import DIMENSION, SmallRun
 
 OPERATORS = ("hessian", "ggn")
-
-
-@pytest.fixture
-def run() -> SmallRun:
-    return finished_run()
-
-
-@pytest.fixture
-def empty(run, tmp_path) -> SmallRun:
-    return SmallRun(tmp_path / "results", data=run)
 
 
 def rules(run: SmallRun) -> list[str]:

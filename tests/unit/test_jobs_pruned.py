@@ -18,12 +18,7 @@ from gwprune.storage.files import read_json
 from gwprune.tables.files import read_table
 from gwprune.training.evaluation import evaluate, l1_norm
 
-from .helpers_run import DIMENSION, SMALLEST_2, SPLITS, SmallRun, finished_run
-
-
-@pytest.fixture
-def run() -> SmallRun:
-    return finished_run()
+from .helpers_run import DIMENSION, SMALLEST_2, SPLITS, SmallRun
 
 
 def initial(run: SmallRun) -> torch.nn.Module:

@@ -19,12 +19,7 @@ from gwprune.tables.files import TableError, read_table
 from gwprune.tables.schemas import RUN_TABLES, TABLES
 from gwprune.tables.thresholds import criteria_of, empirical_rows
 
-from .helpers_run import DIMENSION, SmallRun, finished_run
-
-
-@pytest.fixture
-def run() -> SmallRun:
-    return finished_run()
+from .helpers_run import DIMENSION, SmallRun
 
 
 def measured(run: SmallRun) -> set[tuple[str, str]]:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from gwprune import datasets
 from gwprune.jobs import dense
-from gwprune.jobs.artifacts import build_network, load_description, load_network
+from gwprune.jobs.artifacts import build_network, load_network
 from gwprune.jobs.job import job
 from gwprune.network.prunable import PrunableSet
 from gwprune.storage.files import read_json
@@ -20,18 +20,7 @@ from gwprune.tables.files import read_table
 from gwprune.training.evaluation import evaluate, l1_norm
 from gwprune.training.train import Recipe, train
 
-from .helpers_run import DIMENSION, SmallRun, finished_run, state_of
-
-
-@pytest.fixture
-def run() -> SmallRun:
-    return finished_run()
-
-
-@pytest.fixture
-def empty(run, tmp_path) -> SmallRun:
-    """The same run, with its data set and nothing else."""
-    return SmallRun(tmp_path / "results", data=run)
+from .helpers_run import DIMENSION, SmallRun, state_of
 
 
 def test_the_data_file_holds_as_many_images_as_asked(run):
@@ -150,11 +139,11 @@ def test_the_snapshot_after_the_last_epoch_is_the_dense_network(run, snapshots):
 def test_the_snapshot_before_the_first_epoch_is_the_seeded_network(run, snapshots):
     path = snapshots.file("snapshot", epoch=0)
     torch.manual_seed(0)
-    expected = build_network(load_description(path)).state_dict()
+    expected = build_network(torch.load(path, weights_only=True)["description"]).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in load_network(path).state_dict().items())
     model, description = dense.initial_network(run.job, datasets.load(run.data), run.experiment.network.model_dump())
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
-    assert description == load_description(path)
+    assert description == torch.load(path, weights_only=True)["description"]
     assert not model.training
 
 
