@@ -137,10 +137,12 @@ def job(
                     Path(log).write_text(f"{told}\n")
                 print(f"gwprune: {told}", file=sys.stderr)
                 raise SystemExit(0)
-            for path in (*outputs, *checkpoints):
-                remove_leftovers(path)
+            _remove_leftovers(*outputs, *checkpoints)
             stack.enter_context(_logging(log))
             stack.enter_context(_errors(log))
+            # A signal can come between any two steps of a write, or while an earlier one is answered.
+            stack.callback(_remove_leftovers, *outputs, *checkpoints)
+            stack.callback(interruption.close)
             slots = os.environ.get(SLOTS_VARIABLE, "").replace(",", " ").split()
             if gpus and slots:
                 stack.enter_context(gpu_slot(slots))
@@ -156,6 +158,11 @@ def job(
         sys.exit(EXIT_STATUS)
     except OSError as error:  # its log or its lock
         sys.exit(f"gwprune: {error}")
+
+
+def _remove_leftovers(*paths: str) -> None:
+    for path in paths:
+        remove_leftovers(path)
 
 
 class _LogFile(logging.FileHandler):

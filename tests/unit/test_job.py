@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -101,6 +102,19 @@ def test_an_interruption_is_no_error_of_the_job(tmp_path, error):
         raise error
     assert not isinstance(caught.value, SystemExit) or caught.value.code == 3
     assert "Traceback" not in (tmp_path / "a.log").read_text()
+
+
+def test_what_a_signal_left_half_written_goes(tmp_path):
+    output, checkpoint = tmp_path / "table.parquet", tmp_path / "train.pt"
+
+    def interrupted_work():
+        for path in (output, checkpoint):
+            path.with_name(f".{path.name}.abcdefgh.part").touch()
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(SystemExit), job(tmp_path / "a.log", outputs=[str(output)], checkpoints=[str(checkpoint)]):
+        interrupted_work()
+    assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == []
 
 
 def test_a_seed_that_is_no_number_ends_like_any_error(tmp_path):
