@@ -65,8 +65,19 @@ class Network(Named):
         return self
 
 
+def _seeds(value: Any) -> Any:
+    """The seeds as a list; a text that looks like a range or a list is answered with how to write one."""
+    if isinstance(value, str) and re.fullmatch(r"\s*\d+(\s*(-|:|,|;|\.\.|to|\s)\s*\d+)+\s*", value):
+        numbers = [int(number) for number in re.findall(r"\d+", value)]
+        if len(numbers) == 2 and not re.search("[,;]", value) and numbers[0] < numbers[1]:
+            numbers = list(range(numbers[0], numbers[1] + 1))
+        listed = str(numbers) if len(numbers) <= 10 else f"[{numbers[0]}, {numbers[1]}, ..., {numbers[-1]}]"
+        raise ValueError(f"seeds are a list, here {listed}; got {value!r}")
+    return as_list(value)
+
+
 class Settings(Strict):
-    """The sections that each experiment may override key by key."""
+    """What each experiment may override, sections key by key."""
 
     training: Training = Field(default=Training(), description="dense training")
     spectrum: Spectrum = Field(default=Spectrum(), description="Lanczos")
@@ -79,6 +90,11 @@ class Settings(Strict):
     fine_tuning: FineTuning = Field(default=FineTuning(), description="fine-tuning")
     sparse_training: SparseTraining = Field(default=SparseTraining(), description="training of sparse networks")
     criteria: Criteria = Field(default=Criteria(), description="criteria of the empirical thresholds")
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], BeforeValidator(_seeds)] = Field(
+        default=[0], min_length=1, description="sweep: seeds of initialisation, data order and probes"
+    )
+
+    _unique_seeds = field_validator("seeds")(unique)
 
     @field_validator("epsilon")
     @classmethod
@@ -201,32 +217,16 @@ class Resources(Strict):
     tables: JobResources = _for("width curves, tables, figures")
 
 
-def _seeds(value: Any) -> Any:
-    """The seeds as a list; a text that looks like a range or a list is answered with how to write one."""
-    if isinstance(value, str) and re.fullmatch(r"\s*\d+(\s*(-|:|,|;|\.\.|to|\s)\s*\d+)+\s*", value):
-        numbers = [int(number) for number in re.findall(r"\d+", value)]
-        if len(numbers) == 2 and not re.search("[,;]", value) and numbers[0] < numbers[1]:
-            numbers = list(range(numbers[0], numbers[1] + 1))
-        listed = str(numbers) if len(numbers) <= 10 else f"[{numbers[0]}, {numbers[1]}, ..., {numbers[-1]}]"
-        raise ValueError(f"seeds are a list, here {listed}; got {value!r}")
-    return as_list(value)
-
-
 class Config(Settings):
     """The whole configuration."""
 
     experiments: list[Experiment] = Field(min_length=1, description="networks on data sets; a list of mappings")
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], BeforeValidator(_seeds)] = Field(
-        default=[0], min_length=1, description="sweep: seeds of initialisation, data order and probes"
-    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="`auto`: CUDA when present; `cpu`: no job asks for a GPU"
     )
     results: str = Field(default="results", min_length=1, description="directory of all outputs; `~` is your home")
     data_dir: str = Field(default="data", min_length=1, description="directory of downloaded data sets")
     resources: Resources = Field(default=Resources(), description="what the jobs of each stage ask for")
-
-    _unique_seeds = field_validator("seeds")(unique)
 
     @field_validator("results")
     @classmethod

@@ -249,12 +249,12 @@ class Plan:
         """Name of each wildcard -> what it stands for in any job."""
         values: dict[str, dict[str, None]] = {name: {} for name in _WILDCARDS}
         values["run"] = dict.fromkeys(self.runs)
-        values["seed"] = dict.fromkeys(map(str, self.config.seeds))
         values["dataset"] = dict.fromkeys(self.datasets)
-        for run in self.runs:
-            for job in self.jobs(run):
-                for name, value in job.wildcards.items():
-                    values[name][value] = None
+        for name, run in self.runs.items():
+            values["seed"] |= dict.fromkeys(map(str, run.experiment.seeds))
+            for job in self.jobs(name):
+                for wildcard, value in job.wildcards.items():
+                    values[wildcard][value] = None
         return {name: list(own) for name, own in values.items()}
 
     # --- jobs -----------------------------------------------------------------------------------------------
@@ -399,7 +399,7 @@ class Plan:
     def parts(self, at: Any) -> dict[str, list[str]]:
         """Table -> files of all seeds of a run that hold rows of it; "dense": the summaries of its dense networks."""
         parts: dict[str, list[str]] = {}
-        for seed in self.config.seeds:
+        for seed in self.runs[at.run].experiment.seeds:
             for job in self.jobs(at.run):
                 for table, name in RULES[job.rule].parts.items():
                     file = self.file(name).format(run=at.run, seed=seed, **job.wildcards)
@@ -409,7 +409,7 @@ class Plan:
     def benchmarks(self, run: str) -> list[dict[str, Any]]:
         """Every benchmark file of a run: run, seed, rule and job of table `costs`, and file."""
         benchmarks = []
-        for seed in self.config.seeds:
+        for seed in self.runs[run].experiment.seeds:
             for job in self.jobs(run):
                 file = self.benchmark(job.rule).format(run=run, seed=seed, **job.wildcards)
                 benchmarks.append({"run": run, "seed": seed, "rule": job.rule, "job": job.name, "file": file})

@@ -40,7 +40,7 @@ def provenance_of(plan: Plan, at: Any) -> dict[str, Any]:
     if not hasattr(at, "run"):
         return config.model_dump(mode="json", exclude={"resources", "results", "data_dir"})
     run = plan.runs[at.run]
-    return {"experiment": run.experiment.model_dump(mode="json"), "l1": run.l1, "seeds": config.seeds}
+    return {"experiment": run.experiment.model_dump(mode="json"), "l1": run.l1}
 
 
 def _experiment(plan: Plan, at: Any) -> Experiment:
@@ -203,7 +203,7 @@ def _collect(plan: Plan, at: Any) -> dict[str, Any]:
     network, dataset = experiment.network, experiment.dataset
     return {
         **_criteria(plan, at),
-        "seeds": plan.config.seeds,
+        "seeds": experiment.seeds,
         "facts": {
             "network": in_words(network.name, network.options),
             "dataset": in_words(dataset.name, dataset.options),

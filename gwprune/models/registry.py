@@ -57,6 +57,7 @@ NETWORKS: dict[str, Network] = {
     "vgg13": _network("vgg", **_VGG),
     "vgg16": _network("vgg", **_VGG),
     "vgg19": _network("vgg", **_VGG),
+    "vit": _network("vit", patch=(Count, 4), width=(Count, 48), depth=(Count, 4), heads=(Count, 3)),
 }
 
 

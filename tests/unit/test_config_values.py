@@ -95,7 +95,7 @@ def test_an_experiments_section_is_laid_over_the_top_level_one_key_by_key():
     assert first.training.batch_size == Config.model_fields["training"].default.batch_size
 
 
-@pytest.mark.parametrize("section", [name for name in SECTIONS if name != "epsilon"])
+@pytest.mark.parametrize("section", [name for name in SECTIONS if name not in ("epsilon", "seeds")])
 def test_a_section_that_stands_only_at_the_top_reaches_every_experiment(section):
     changed = {
         "training": {"epochs": 3},
@@ -116,6 +116,13 @@ def test_an_experiments_epsilon_replaces_the_top_level_one_in_every_form():
     alone = values({"epsilon": {"relative": 0.1}}, epsilon={"absolute": 0.05})
     assert config.load(listed).experiments[0].epsilon == ["relative:0.1"]
     assert config.load(alone).experiments[0].epsilon == ["relative:0.1"]
+
+
+def test_an_experiments_seeds_replace_the_top_level_ones():
+    raw = values({"name": "few", "seeds": 7}, seeds=[0, 1])
+    raw["experiments"].append({**raw["experiments"][0], "name": "all"})
+    del raw["experiments"][1]["seeds"]
+    assert [experiment.seeds for experiment in config.load(raw).experiments] == [[7], [0, 1]]
 
 
 def test_loading_leaves_the_given_mapping_as_it_was():

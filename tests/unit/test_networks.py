@@ -59,6 +59,7 @@ def test_parameter_count(name, input_shape, classes, options, count):
             784_000 + 900_000 + 720_000 + 600_000 + 525_000 + 455_000 + 390_000 + 300_000 + 200_000 + 101_000,
         ),
         ("lenet5", 120_120),
+        ("vit", 16 * 48 + 4 * 12 * 48**2 + 480),
     ],
 )
 def test_prunable_weights_at_28x28(name, count):
@@ -84,6 +85,26 @@ def test_vgg_features_equal_torchvision():
     inputs = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(ours.eval()(inputs), theirs.eval()(inputs))
+
+
+def test_blocks_of_the_vision_transformer_equal_torchs_encoder_layers():
+    torch.manual_seed(0)
+    block = models.build("vit", (1, 28, 28), 10, width=12, heads=3).blocks[0].double()
+    layer = nn.TransformerEncoderLayer(12, 3, 48, 0.0, nn.functional.gelu, batch_first=True, norm_first=True).double()
+    layer.load_state_dict(
+        dict(zip(layer.state_dict(), (block.state_dict()[name] for name in (
+            *(f"attention.{part}_proj.{kind}" for part in ("in", "out") for kind in ("weight", "bias")),
+            *(f"mlp.{place}.{kind}" for place in (0, 2) for kind in ("weight", "bias")),
+            *(f"norm{number}.{kind}" for number in (1, 2) for kind in ("weight", "bias")),
+        )), strict=True))
+    )  # fmt: skip
+    tokens = torch.randn(2, 49, 12, dtype=torch.float64)
+    torch.testing.assert_close(block(tokens), layer(tokens), rtol=1e-12, atol=1e-12)
+
+
+def test_heads_of_the_vision_transformer_divide_its_width():
+    with pytest.raises(ValueError, match="heads must divide width, got heads 5 and width 48"):
+        models.build("vit", CIFAR, 10, heads=5)
 
 
 def test_option_b_adds_two_projections():
