@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from .curvature.compaction import CompactedOperator, compacted
 from .curvature.operator import OPERATORS, CurvatureOperator, curvature_operator
 from .network.losses import batch_deviation
+from .network.matrices import Choice, Matrix
 from .network.modes import eval_mode
 from .network.prunable import PrunableSet
 from .network.samples import batches_of, count_samples
@@ -23,7 +24,7 @@ from .spectral.probes import probe_spectra, probe_until
 from .spectral.problem import Problem
 from .spectral.spectrum import Estimate, Spectrum
 
-__all__ = ["Prediction", "operator_for", "predict_threshold", "problem_for", "width_curve"]
+__all__ = ["Layer", "Prediction", "operator_for", "predict_threshold", "problem_for", "width_curve"]
 
 _DEVIATION_BATCH = 128
 
@@ -47,7 +48,7 @@ def operator_for(
         loss_fn: ``loss_fn(output, target)``, mean over samples.
         data: see :func:`gwprune.curvature_operator`.
         seed: of the random vector that shows dead units.
-        **options: ``operator``, ``batch_size``, ``device``, ``memory_mb`` and ``checks``, see
+        **options: ``operator``, ``batch_size``, ``device``, ``memory_mb``, ``checks`` and ``prunable``, see
             :func:`gwprune.curvature_operator`.
     """
     operator = curvature_operator(model, loss_fn, data, **options)
@@ -112,6 +113,39 @@ def width_curve(
 
 
 @dataclass(frozen=True)
+class Layer:
+    """One tensor of the prunable set, as the mask at the predicted threshold leaves it.
+
+    Attributes:
+        name: of the parameter.
+        shape: of the parameter.
+        weights: number of its elements.
+        removed: number of those that the mask removes.
+        share: of all weights that the mask removes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    weights: int
+    removed: int
+    share: float
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of its weights that the mask removes."""
+        return self.removed / self.weights
+
+
+def _layers(prunable: PrunableSet, problem: Problem, threshold: float) -> tuple[Layer, ...]:
+    count = removed_count(threshold, problem.dimension)
+    removed = [int(part.sum()) for part in (problem.ranks < count).split(prunable.sizes)]
+    return tuple(
+        Layer(name, tuple(shape), size, gone, gone / count if count else 0.0)
+        for name, shape, size, gone in zip(prunable.names, prunable.shapes, prunable.sizes, removed, strict=True)
+    )
+
+
+@dataclass(frozen=True)
 class Prediction:
     """Result of :func:`predict_threshold`. Thresholds are sparsities, epsilon is in units of the loss.
 
@@ -129,6 +163,8 @@ class Prediction:
         tolerance_met: whether the interval became as narrow as asked before the steps were spent; None when no
             tolerance was asked.
         checks: names of the checks that network, loss and data passed.
+        layers: what the mask at the threshold removes of each tensor of the prunable set.
+        left_out: the network's matrices that are not in the prunable set, with their shares of its matrices' weights.
     """
 
     threshold: float
@@ -143,6 +179,8 @@ class Prediction:
     operator: str
     tolerance_met: bool | None
     checks: tuple[str, ...]
+    layers: tuple[Layer, ...] = field(repr=False)
+    left_out: tuple[Matrix, ...] = field(repr=False)
     _norms: np.ndarray = field(repr=False)
     _spectrum: Spectrum | None = field(repr=False)
 
@@ -185,6 +223,7 @@ def predict_threshold(
     reorthogonalize: bool = True,
     storage: str = "device",
     checks: bool = True,
+    prunable: Choice | PrunableSet | None = None,
     seed: int = 0,
 ) -> Prediction:
     """Predict how sparse global magnitude pruning can make ``model`` before its loss rises by ``epsilon``.
@@ -210,13 +249,17 @@ def predict_threshold(
         reorthogonalize: keep ``steps`` x D numbers per probe and orthogonalise; False for very large networks.
         storage: where these lie: ``"device"``, ``"host"`` memory or ``"disk"``.
         checks: whether to refuse what gives a wrong number, see `gwprune.curvature.checks`.
+        prunable: names, patterns such as ``"*.in_proj_weight"`` or a function that choose the weights that may be
+            pruned, see :class:`gwprune.PrunableSet`. By default the weights of linear and convolution layers; a
+            warning names what that leaves out, when it is more than a fifth.
         seed: of the probes.
 
     Raises:
+        TypeError: for arguments of another kind.
         ValueError: for an unknown operator or predictor, an epsilon, steps, probes or tolerance that are not positive,
-            a network without prunable weights, or ``"batch_std"`` with fewer than two whole batches or batches of
-            equal loss. CurvatureError, which is one, for a loss that is no mean over samples, a product that autograd
-            gets wrong, or a curvature that is exactly zero.
+            what :class:`gwprune.PrunableSet` refuses, or ``"batch_std"`` with fewer than two whole batches or batches
+            of equal loss. CurvatureError, which is one, for a loss that is no mean over samples, a product that
+            autograd gets wrong, or a curvature that is exactly zero.
         FloatingPointError: when the data hold NaN, or a product is not finite.
         NotDeterministicError: for a network that is random in eval mode.
 
@@ -257,6 +300,7 @@ def predict_threshold(
             batch_size=batch_size,
             device=device,
             checks=checks,
+            prunable=prunable,
         )
         value = _batch_std(matrix, data) if epsilon == "batch_std" else float(epsilon)
         problem = problem_for(chosen, matrix.prunable, seed=seed, operator=matrix, tolerance=tolerance, **basis)
@@ -270,7 +314,8 @@ def predict_threshold(
         probes=0 if spectrum is None else len(spectrum.probes), standard_error=float(result.standard_error),
         predictor=predictor, operator=operator,
         tolerance_met=None if tolerance is None else bool(result.upper - result.lower <= tolerance),
-        checks=matrix.checks, _norms=problem.norms, _spectrum=spectrum,
+        checks=matrix.checks, layers=_layers(matrix.prunable, problem, result.value),
+        left_out=matrix.prunable.left_out, _norms=problem.norms, _spectrum=spectrum,
     )  # fmt: skip
 
 

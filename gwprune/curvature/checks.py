@@ -145,7 +145,7 @@ class _Trial:
                     module.double()
             return _Trial(
                 model, loss_fn, _doubled(self.inputs), _doubled(self.targets),
-                PrunableSet(model), self.operator,
+                PrunableSet(model, self.prunable), self.operator,
             )  # fmt: skip
         except Exception:  # whatever a network of the caller's holds may refuse to be copied  # noqa: BLE001
             return None

@@ -80,7 +80,9 @@ def compacted(operator: CurvatureOperator, seed: int = 0) -> CurvatureOperator |
     if smaller is None:
         return operator
     operator.release()
-    small = CurvatureOperator(smaller.model, operator.loss_fn, operator.data, **operator.options)
+    small = CurvatureOperator(
+        smaller.model, operator.loss_fn, operator.data, prunable=smaller.prunable, **operator.options
+    )
     result = CompactedOperator(operator, small, smaller.index)
     difference = (result @ vector - expected).norm()
     if difference > 300 * torch.finfo(operator.dtype).eps * expected.norm():

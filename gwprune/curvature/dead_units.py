@@ -48,10 +48,12 @@ class SmallerNetwork:
 
     Attributes:
         model: the network.
-        index: (D',), where each of its prunable weights stands among those of the full network.
+        prunable: its weights that are prunable in the full network.
+        index: (D',), where each of them stands among those of the full network.
     """
 
     model: nn.Module
+    prunable: PrunableSet
     index: Tensor
 
 
@@ -180,12 +182,16 @@ def without_dead_units(
     try:
         arguments = inspect.signature(model.forward).parameters
         absent = {name: None for name, argument in arguments.items() if argument.default is None}
-        traced = fx.symbolic_trace(copy.deepcopy(model), absent)
+        twin = copy.deepcopy(model)
+        traced = fx.symbolic_trace(twin, absent)
     except Exception:  # whatever Python a forward method runs may fail on symbolic values  # noqa: BLE001
         return None
     modules = dict(traced.named_modules())
     weights = {name.removesuffix(".weight"): parameter for name, parameter in traced.named_parameters()}
-    names = {name.removesuffix("weight").removesuffix(".") for name in prunable.names}
+    own = {id(parameter) for parameter in PrunableSet(twin, prunable).parameters}
+    if {name for name, parameter in traced.named_parameters() if id(parameter) in own} - set(prunable.names):
+        return None  # shared under a name of its own
+    names = {name.removesuffix(".weight") for name in prunable.names if name.endswith(".weight")}
     owners = [id(module.weight) for module in modules.values() if isinstance(getattr(module, "weight", None), Tensor)]
     names = {
         name
@@ -224,14 +230,17 @@ def without_dead_units(
         return None
     for name in names:
         _shrink_layer(modules[name], outputs[name], inputs[name])
-    if not set(prunable.names).issuperset(PrunableSet(traced).names):  # shared under a name of its own
-        return None
+    originals = {name: name for name, _ in traced.named_parameters() if name in masks}
     for link in links:
         if link.source is None and not inputs[link.target].all():
             small = nn.Sequential(_Columns(inputs[link.target].nonzero().flatten()), modules[link.target])
             parent, _, leaf = link.target.rpartition(".")
             setattr(traced.get_submodule(parent), leaf, small)
-    return SmallerNetwork(traced.eval(), _positions(traced, prunable, outputs, inputs))
+            # It stands behind that selection.
+            originals[f"{link.target}.1.weight"] = originals.pop(f"{link.target}.weight")
+    left = PrunableSet(traced, list(originals))
+    positions = _positions([originals[name] for name in left.names], prunable, outputs, inputs)
+    return SmallerNetwork(traced.eval(), left, positions)
 
 
 def _shrink_norm(norm: nn.Module, kept: Tensor) -> None:
@@ -254,15 +263,13 @@ def _shrink_layer(layer: nn.Module, outputs: Tensor, inputs: Tensor) -> None:
 
 
 def _positions(
-    traced: nn.Module, prunable: PrunableSet, outputs: dict[str, Tensor], inputs: dict[str, Tensor]
+    names: list[str], prunable: PrunableSet, outputs: dict[str, Tensor], inputs: dict[str, Tensor]
 ) -> Tensor:
-    """Flat positions in the full set of the weights that are left, in the order of the smaller network's own set."""
+    """Flat positions in the full set of what is left of its weights ``names``."""
     positions = dict(zip(prunable.names, prunable.unflatten(torch.arange(prunable.dimension)), strict=True))
     parts = []
-    for name in PrunableSet(traced).names:
-        # A layer whose inputs are selected stands behind that selection.
-        original = name if name in positions else name.removesuffix("1.weight") + "weight"
-        grid, layer = positions[original], original.removesuffix(".weight")
+    for name in names:
+        grid, layer = positions[name], name.removesuffix(".weight")
         if layer in outputs:
             grid = grid[outputs[layer].cpu()][:, inputs[layer].cpu()]
         parts.append(grid.flatten())

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..network.losses import mean_gradient
+from ..network.matrices import Choice
 from ..network.modes import differentiable
 from ..network.prunable import PrunableSet
 from ..network.samples import Batch, as_tensors, batches_of, call, count_samples, take
@@ -107,6 +108,7 @@ class CurvatureOperator(ProductOperator):
         batch_size: int | None = None,
         device: torch.device | str | None = None,
         memory_mb: int = _DEFAULT_MEMORY_MB,
+        prunable: Choice | PrunableSet | None = None,
     ):
         if operator not in _KINDS:
             raise ValueError(f"operator must be one of {', '.join(_KINDS)}, got {operator!r}")
@@ -119,7 +121,7 @@ class CurvatureOperator(ProductOperator):
         if device is not None:
             model.to(device)
         self.model, self.loss_fn, self.operator = model, loss_fn, operator
-        self.prunable = PrunableSet(model)
+        self.prunable = PrunableSet(model, prunable)
         first = self.prunable.parameters[0]
         for name, parameter in zip(self.prunable.names, self.prunable.parameters, strict=True):
             if parameter.is_meta:
@@ -226,6 +228,7 @@ def curvature_operator(
     device: torch.device | str | None = None,
     memory_mb: int = _DEFAULT_MEMORY_MB,
     checks: bool = True,
+    prunable: Choice | PrunableSet | None = None,
 ) -> CurvatureOperator:
     """Hessian or Gauss-Newton operator of ``model`` on ``data``, restricted to the prunable weights.
 
@@ -238,12 +241,16 @@ def curvature_operator(
         device: where to compute (the model is moved); by default where the model is.
         memory_mb: memory in MiB for kept graphs.
         checks: whether to refuse what gives a wrong number, see `gwprune.curvature.checks`.
+        prunable: names, patterns or a function that choose the weights, see :class:`gwprune.PrunableSet`. By default
+            the weights of linear and convolution layers; a warning names what that leaves out, when it is more than
+            a fifth.
 
     Returns:
         An operator with ``shape`` (D, D) and ``@`` on (D,) and (D, k).
 
     Raises:
-        ValueError: for an unknown operator, a network in training mode or without prunable weights, or no data.
+        ValueError: for an unknown operator, a network in training mode, no data, or what :class:`gwprune.PrunableSet`
+            refuses.
         FloatingPointError: when a product is not finite.
         NotDeterministicError: when two products with one vector differ.
         CurvatureError: for a loss that is no mean over samples, a product that autograd gets wrong, or a matrix that
@@ -259,8 +266,11 @@ def curvature_operator(
         [[2.0, 2.0], [2.0, 4.0]]
     """
     matrix = CurvatureOperator(
-        model, loss_fn, data, operator=operator, batch_size=batch_size, device=device, memory_mb=memory_mb
-    )
+        model, loss_fn, data, operator=operator, batch_size=batch_size, device=device, memory_mb=memory_mb,
+        prunable=prunable,
+    )  # fmt: skip
+    if prunable is None:
+        matrix.prunable.tell_left_out()
     if checks:
         matrix.checks = check_curvature(matrix)
     return matrix

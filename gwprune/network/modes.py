@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .prunable import PrunableSet
+
+_TF32 = {"torch.backends.cuda.matmul": torch.backends.cuda.matmul, "torch.backends.cudnn": torch.backends.cudnn}
+_SWITCH, _ON, _OFF = "allow_tf32", True, False
+if hasattr(torch.backends.cudnn, "conv"):  # PyTorch 2.9 or later, where reading the older switch may fail
+    _TF32 = {
+        "torch.backends.cuda.matmul": torch.backends.cuda.matmul,
+        "torch.backends.cudnn.conv": torch.backends.cudnn.conv,
+        "torch.backends.cudnn.rnn": torch.backends.cudnn.rnn,
+    }
+    _SWITCH, _ON, _OFF = "fp32_precision", "tf32", "ieee"
 
 __all__ = ["buffers_kept", "differentiable", "eval_mode", "undisturbed"]
 
@@ -60,10 +71,42 @@ def _eager():
 
 
 @contextmanager
+def _full_precision(weight: Tensor) -> Iterator[None]:
+    """Without TF32, which would round the factors of products to 10 bits; a warning says where it was on."""
+    single = weight.device.type == "cuda" and weight.dtype == torch.float32
+    rounding = {name: place for name, place in _TF32.items() if single and getattr(place, _SWITCH) == _ON}
+    if rounding:
+        warnings.warn(
+            f"TF32 is on in {', '.join(rounding)}; curvature products switch it off and compute in float32",
+            stacklevel=4,
+        )
+    try:
+        for place in rounding.values():
+            setattr(place, _SWITCH, _OFF)
+        yield
+    finally:
+        for place in rounding.values():
+            setattr(place, _SWITCH, _ON)
+
+
+@contextmanager
+def _recurrence_differentiable(model: nn.Module) -> Iterator[None]:
+    """Recurrent layers without cuDNN, whose kernels have no second derivative and no first one in eval mode."""
+    enabled = torch.backends.cudnn.enabled
+    try:
+        if enabled and any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            torch.backends.cudnn.enabled = False
+        yield
+    finally:
+        torch.backends.cudnn.enabled = enabled
+
+
+@contextmanager
 def differentiable(model: nn.Module, prunable: PrunableSet) -> Iterator[None]:
     """Gradients on for the prunable weights alone, whatever the caller has frozen; compiled parts run uncompiled.
 
-    Flags and buffers come back afterwards.
+    On CUDA products are in full precision, and recurrent layers by kernels with a second derivative. Flags, switches
+    and buffers come back afterwards.
     """
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     for parameter, _ in flags:
@@ -71,7 +114,13 @@ def differentiable(model: nn.Module, prunable: PrunableSet) -> Iterator[None]:
     for parameter in prunable.parameters:
         parameter.requires_grad_(True)
     try:
-        with torch.enable_grad(), buffers_kept(model), _eager():
+        with (
+            torch.enable_grad(),
+            buffers_kept(model),
+            _eager(),
+            _full_precision(prunable.parameters[0]),
+            _recurrence_differentiable(model),
+        ):
             yield
     finally:
         for parameter, flag in flags:

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+
+from .matrices import Choice, Matrix, chosen, empty_message, matrices, named_parameters
 
 __all__ = ["PrunableSet"]
 
 
-class PrunableSet:
-    """Every ``weight`` of ``nn.Linear`` and ``nn.Conv*d`` of a network, as one flat vector of size D.
+# Below this share of the weights in a network's matrices, a prediction says what it leaves out.
+_ENOUGH = 0.8
 
-    Biases, normalisation and embeddings stay out; a weight that several modules share counts once. The set, its
+
+class PrunableSet:
+    """The weights of a network that may be pruned, as one flat vector of size D.
+
+    By default every ``weight`` of ``nn.Linear`` and ``nn.Conv*d``. Biases, normalisation and embeddings stay out, and
+    so does an output layer that is tied to an embedding. A weight that several modules share counts once. The set, its
     order (that of ``model.named_modules``) and D are the same for the l1 penalty, the Hessian and the masks.
 
     Args:
         model: the network.
+        prunable: what to take instead: names of parameters, patterns such as ``"*.in_proj_weight"`` (where ``*`` also
+            stands for dots), a list of both, a function ``(name, parameter) -> bool``, or another set, for its names.
+            Patterns and functions choose among the network's matrices: parameters with two or more axes longer than
+            1, of which the first is one, outside embeddings and normalisation. ``"*"`` takes all of them. A full name
+            takes any parameter, a vector too.
 
     Attributes:
         names: parameter names, e.g. ``"layers.0.weight"``.
@@ -27,39 +40,39 @@ class PrunableSet:
         shapes: shape of each.
         sizes: number of elements of each.
         dimension: D.
+        left_out: the network's other matrices, as :class:`gwprune.network.matrices.Matrix`.
 
     Raises:
-        ValueError: when the network has no such weight.
+        TypeError: for ``prunable`` of another kind.
+        ValueError: when there is no such weight, when a name or pattern meets nothing, and for a weight that is
+            computed from other parameters (``weight_norm``, ``spectral_norm``, ``parametrize``,
+            ``torch.nn.utils.prune``), unless ``prunable`` chooses others.
     """
 
-    def __init__(self, model: nn.Module):
-        weights: dict[int, tuple[str, nn.Parameter]] = {}
-        shared_elsewhere = {
-            id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)
-        }
-        for prefix, module in model.named_modules():
-            if not isinstance(module, nn.Linear | _ConvNd):
-                continue
-            weight = module.weight
-            # An output layer tied to an embedding is the embedding.
-            if isinstance(weight, nn.Parameter) and id(weight) not in shared_elsewhere:
-                weights.setdefault(id(weight), (f"{prefix}.weight" if prefix else "weight", weight))
+    def __init__(self, model: nn.Module, prunable: Choice | PrunableSet | None = None):
+        named = named_parameters(model)
+        weights = chosen(model, named, prunable.names if isinstance(prunable, PrunableSet) else prunable)
+        others = matrices(named)
+        for weight in weights:
+            others.pop(id(weight.parameter), None)
         if not weights:
-            scripted = isinstance(model, torch.jit.ScriptModule)
-            if scripted or any("quantized" in type(module).__module__ for module in model.modules()):
-                state = "scripted or traced" if scripted else "quantised"
+            raise ValueError(empty_message(model, named, prunable))
+        for name, parameter, _ in weights:
+            if not parameter.is_floating_point():
                 raise ValueError(
-                    f"{type(model).__name__} is {state}: its layers are no nn.Linear or nn.Conv*d any more; use the"
-                    " module that it was made of"
+                    f"{name} holds {parameter.dtype}: prunable weights are real floating-point numbers; of a quantised"
+                    " network take the one that it was made of"
                 )
-            raise ValueError(
-                f"{type(model).__name__} has no prunable weights: none of its modules is an nn.Linear or nn.Conv*d"
-            )
-        self.names = [name for name, _ in weights.values()]
-        self.parameters: list[nn.Parameter] = [parameter for _, parameter in weights.values()]
+        self.names = [weight.name for weight in weights]
+        self.parameters: list[nn.Parameter] = [weight.parameter for weight in weights]
         self.shapes = [parameter.shape for parameter in self.parameters]
         self.sizes = [parameter.numel() for parameter in self.parameters]
         self.dimension = sum(self.sizes)
+        total = self.dimension + sum(parameter.numel() for _, parameter, _ in others.values())
+        self.left_out = tuple(
+            Matrix(name, type(module).__name__, tuple(parameter.shape), parameter.numel(), parameter.numel() / total)
+            for name, parameter, module in others.values()
+        )
 
     def __repr__(self) -> str:
         return f"PrunableSet(dimension={self.dimension}, tensors={len(self.names)})"
@@ -69,6 +82,24 @@ class PrunableSet:
         """Names and shapes in order, as one digest: files that speak of D weights say which ones they mean."""
         text = repr([(name, tuple(shape)) for name, shape in zip(self.names, self.shapes, strict=True)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def tell_left_out(self) -> None:
+        """Warn when the set holds less than four fifths of the weights in the network's matrices."""
+        share = self.dimension / (self.dimension + sum(matrix.weights for matrix in self.left_out))
+        if share >= _ENOUGH:
+            return
+        groups: dict[tuple[str, str], list[Matrix]] = {}  # blocks of one kind differ in their numbers
+        for matrix in self.left_out:
+            groups.setdefault((re.sub(r"\d+", "*", matrix.name), matrix.module), []).append(matrix)
+        parts = [
+            f"{_pattern([matrix.name for matrix in group])} ({module}, {sum(matrix.share for matrix in group):.1%})"
+            for (_, module), group in groups.items()
+        ]
+        warnings.warn(
+            f"the prunable set holds {share:.0%} of the weights in the network's matrices; left out are"
+            f" {', '.join(parts)}. prunable='*' takes all matrices, prunable=[...] names and patterns such as these",
+            stacklevel=3,
+        )
 
     def flatten(self, tensors: Sequence[Tensor] | None = None) -> Tensor:
         """Copy ``tensors`` (default: the weights; shaped like them) into one vector of shape (D,)."""
@@ -90,3 +121,9 @@ class PrunableSet:
         """Write ``vector`` (shape (D,)) into the weights in place."""
         for parameter, part in zip(self.parameters, self.unflatten(vector), strict=True):
             parameter.copy_(part)
+
+
+def _pattern(names: list[str]) -> str:
+    """What names that differ only in numbers have in common, with ``*`` for the rest."""
+    columns = zip(*(re.split(r"(\d+)", name) for name in names), strict=True)
+    return "".join(column[0] if len(set(column)) == 1 else "*" for column in columns)

@@ -48,8 +48,8 @@ class Subject:
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         if self.model is not None:
-            own = PrunableSet(self.model).parameters
-            if [id(weight) for weight in own] != [id(weight) for weight in self.prunable.parameters]:
+            own = {id(parameter) for parameter in self.model.parameters()}
+            if not own.issuperset(id(weight) for weight in self.prunable.parameters):
                 raise ValueError("the prunable set holds the weights of another network than the one given as model")
         if self.data is not None:
             unlabelled = isinstance(self.data, tuple | list) and len(self.data) == 2 and self.data[1] is None

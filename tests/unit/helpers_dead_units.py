@@ -170,6 +170,10 @@ def weight_normed():
     return alive(model, {"0": [1], "2": [0]}), data(4), 2 * 3 + 2 * 2
 
 
+# The weight of a layer that computes it is refused.
+PRUNABLE = {"weight_norm": ["2.weight", "4.weight"]}
+
+
 def alias():
     model = Net(lambda n, x: n.b(relu(n.other(x))), b=Linear(3, 2), a=Linear(4, 3))
     model.other = model.a

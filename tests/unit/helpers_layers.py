@@ -95,7 +95,7 @@ def changed_by_hook() -> nn.Sequential:
 
 
 def parametrised(wrap: Callable):
-    """The first layer's weight is computed, and so not prunable."""
+    """The first layer's weight is computed, and so refused."""
     return nn.Sequential(wrap(nn.Linear(4, 3).double()), nn.Tanh(), nn.Linear(3, 2)), normal(SAMPLES, 4), [0]
 
 
@@ -110,6 +110,58 @@ def transformer():
     )
     # The attention's own linear maps are inside a kernel; the other two of each layer are seen.
     return nn.Sequential(encoder, nn.Linear(4, 2)), normal(SAMPLES, 3, 4), [1, 2, 4, 5, 6]
+
+
+class Conv1D(nn.Module):
+    """The linear layer of Hugging Face's GPT-2, whose weight is (inputs, outputs)."""
+
+    def __init__(self, outputs: int, inputs: int):
+        super().__init__()
+        self.nf, self.nx = outputs, inputs
+        self.weight = nn.Parameter(torch.randn(inputs, outputs) / inputs**0.5)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(*x.shape[:-1], self.nf)
+
+
+class Experts(nn.Module):
+    """A mixture whose experts are bare parameters."""
+
+    def __init__(self, experts: int, inputs: int, hidden: int):
+        super().__init__()
+        self.router = nn.Linear(inputs, experts, bias=False)
+        self.up = nn.Parameter(torch.randn(experts, inputs, hidden) / inputs**0.5)
+        self.down = nn.Parameter(torch.randn(experts, hidden, inputs) / hidden**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = tanh(torch.einsum("bi,eih->beh", x, self.up))
+        return torch.einsum("be,beh,ehi->bi", self.router(x).softmax(dim=1), hidden, self.down)
+
+
+def language_model(tie: bool = True) -> tuple[nn.Module, Tensor]:
+    """Tokens to logits by way of attention; the head is the embedding."""
+    model = Net(
+        lambda n, x: n.head(tanh(n.block(n.embedding(x) + n.positions)).mean(dim=1)),
+        embedding=nn.Embedding(7, 4),
+        block=nn.TransformerEncoderLayer(4, 2, 3, batch_first=True),
+        norm=nn.LayerNorm([3, 4]),
+        head=nn.Linear(4, 7, bias=False),
+    )
+    model.positions = nn.Parameter(torch.randn(1, 3, 4))
+    if tie:
+        model.head.weight = model.embedding.weight
+    return model, torch.randint(7, (SAMPLES, 3))
+
+
+def attention(queries: Callable, **options):
+    layer = nn.MultiheadAttention(4, 2, batch_first=True, **options)
+    uses = [sum(parameter.ndim > 1 for parameter in layer.parameters())]
+    return two(lambda n, x: n.b(n.a(*queries(x))[0]), uses, 3, 4, a=layer, b=Linear(4, 2))
+
+
+def recurrent(layer: nn.Module, uses: list[int], features: int):
+    return two(lambda n, x: n.b(n.a(tanh(n.c(x)))[0]), uses, 3, 4, a=layer, b=Linear(features, 2), c=Linear(4, 4))
 
 
 C1, C2, T1, T2, Linear = nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear
@@ -196,8 +248,26 @@ CASES: dict[str, Callable] = {
     "weight_norm": partial(parametrised, parametrizations.weight_norm),
     "spectral_norm": partial(parametrised, parametrizations.spectral_norm),
     "old_weight_norm": partial(parametrised, nn.utils.weight_norm),
+    "old_spectral_norm": partial(parametrised, nn.utils.spectral_norm),
+    "all_of_attention": partial(attention, lambda x: (x, x, x)),
+    "all_of_cross_attention": partial(attention, lambda x: (x, x[:, :2], x[:, 1:] ** 2)),
+    "all_of_attention_in_parts": partial(attention, lambda x: (x, x[..., :3], x[..., 1:3]), kdim=3, vdim=2),
+    "all_of_lstm": lambda: recurrent(nn.LSTM(4, 1, 2, batch_first=True), [4, 5], 1),
+    "all_of_gru": lambda: recurrent(nn.GRU(4, 1, bidirectional=True, batch_first=True), [4, 5], 2),
+    "all_of_conv1d_of_transformers": lambda: two(lambda n, x: n.b(tanh(n.a(x))), [1], 2, 4, a=Conv1D(3, 4)),
+    "all_of_experts": lambda: two(lambda n, x: n.b(n.a(x)), [2, 3], a=Experts(2, 4, 3), b=Linear(4, 2)),
+    "all_of_language_model": lambda: (*language_model(), [2, 3, 4]),
+    "input_of_attention": lambda: (*attention(lambda x: (x, x, x))[:2], []),
     "control_flow": lambda: two(lambda n, x: n.b(tanh(n.a(x))) if float(n.a.weight.detach()[0, 0]) < 9 else x, [0, 1]),
 }  # fmt: skip
+
+
+# By default the weights of linear and convolution layers.
+PRUNABLE = (
+    dict.fromkeys(("weight_norm", "spectral_norm", "old_weight_norm", "old_spectral_norm"), "2.weight")
+    | {name: "*" for name in CASES if name.startswith("all_of_")}
+    | {"input_of_attention": "*.in_proj_weight"}
+)
 
 
 def made(name: str) -> tuple[nn.Module, tuple[Tensor], Tensor, list[int] | None]:

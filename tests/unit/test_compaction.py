@@ -21,7 +21,22 @@ from gwprune.curvature.operator import OPERATORS, curvature_operator
 from gwprune.network.prunable import PrunableSet
 from gwprune.spectral.lanczos import lanczos
 
-from .helpers_dead_units import BN2, C2, CASES, Linear, Net, alive, data, fc, lenet, loss, relu, targets_of, zeroed
+from .helpers_dead_units import (
+    BN2,
+    C2,
+    CASES,
+    PRUNABLE,
+    Linear,
+    Net,
+    alive,
+    data,
+    fc,
+    lenet,
+    loss,
+    relu,
+    targets_of,
+    zeroed,
+)
 from .helpers_networks import normal
 
 
@@ -38,7 +53,8 @@ def test_same_products_on_the_weights_counted_by_hand(name: str, kind: str):
     state = {key: value.clone() for key, value in model.state_dict().items()}
     modules, flags = list(model.modules()), [parameter.requires_grad for parameter in model.parameters()]
     targets = targets_of(model, inputs)
-    full, small = (curvature_operator(model, loss, (inputs, targets), operator=kind, batch_size=8) for _ in range(2))
+    options = {"operator": kind, "batch_size": 8, "prunable": PRUNABLE.get(name)}
+    full, small = (curvature_operator(model, loss, (inputs, targets), **options) for _ in range(2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         small = compacted(small)
@@ -63,11 +79,31 @@ def test_smaller_network_is_the_same_function_with_the_weights_of_its_index(name
     operator = curvature_operator(model, loss, (inputs, targets_of(model, inputs)))
     zero = (operator @ normal(operator.shape[0])) == 0
     smaller = without_dead_units(model, operator.prunable, zero, lambda module: module(*inputs))
-    small = PrunableSet(smaller.model)
+    small = smaller.prunable
+    assert small.names == PrunableSet(smaller.model).names
     assert small.dimension == len(smaller.index) == len(smaller.index.unique()) == left
     assert torch.equal(small.flatten(), operator.prunable.flatten()[smaller.index])
     assert not any(module.training for module in smaller.model.modules())
     torch.testing.assert_close(smaller.model(*inputs), model(*inputs), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("choice", [slice(1, None), slice(None, -1), slice(None, None, 2)])
+@pytest.mark.parametrize("name", ["fc", "lenet", "residual_block", "tied", "zero_inputs", "unused_layer"])
+def test_chosen_weights_have_their_part_of_the_matrix(name: str, choice: slice):
+    model, inputs, _ = CASES[name]()
+    targets = targets_of(model, inputs)
+    full = curvature_operator(model, loss, (inputs, targets))
+    part = curvature_operator(model, loss, (inputs, targets), prunable=full.prunable.names[choice])
+    columns = full.prunable.unflatten(torch.arange(full.shape[0]))[choice]
+    index = torch.cat([column.flatten() for column in columns])
+    block = normal(len(index), 3)
+    expected = (full @ torch.zeros(full.shape[0], 3, dtype=block.dtype).index_copy(0, index, block))[index]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        smaller = compacted(part)
+    assert isinstance(smaller, CompactedOperator) or name != "fc"
+    found = smaller @ block
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-13 * float(expected.norm()))
 
 
 def test_nothing_to_take_out():

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import suppress
+from types import SimpleNamespace
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gwprune.network.modes import differentiable, eval_mode, undisturbed
 from gwprune.network.prunable import PrunableSet
@@ -62,3 +66,59 @@ def test_what_each_mode_allows():
             "0.weight",
             "3.weight",
         ]
+
+
+# --- CUDA, whose switches can be turned on any machine ----------------------------------------------------------
+
+PLACES = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]
+
+
+def weights(device: str, dtype: torch.dtype) -> SimpleNamespace:
+    weight = SimpleNamespace(device=torch.device(device), dtype=dtype, requires_grad_=lambda flag: None)
+    return SimpleNamespace(parameters=[weight])
+
+
+@pytest.fixture
+def switches():
+    before = [place.fp32_precision for place in PLACES]
+    yield
+    for place, value in zip(PLACES, before, strict=True):
+        place.fp32_precision = value
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_tf32_is_said_and_off_while_products_are_computed(switches, fails: bool):
+    for place, value in zip(PLACES, ("tf32", "ieee", "tf32"), strict=True):
+        place.fp32_precision = value
+    message = r"TF32 is on in torch.backends.cuda.matmul, torch.backends.cudnn.rnn; curvature products switch it off"
+
+    def compute() -> None:
+        with differentiable(network(), weights("cuda", torch.float32)):
+            assert [place.fp32_precision for place in PLACES] == ["ieee"] * 3
+            if fails:
+                raise KeyError
+
+    with pytest.warns(UserWarning, match=message), suppress(KeyError):
+        compute()
+    assert [place.fp32_precision for place in PLACES] == ["tf32", "ieee", "tf32"]
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cpu", torch.float32), ("cuda", torch.float64)])
+def test_tf32_does_not_matter_elsewhere(switches, device: str, dtype: torch.dtype):
+    for place in PLACES:
+        place.fp32_precision = "tf32"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with differentiable(network(), weights(device, dtype)):
+            assert [place.fp32_precision for place in PLACES] == ["tf32"] * 3
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(nn.LSTM, False), (nn.GRU, False), (nn.Linear, True)])
+def test_recurrent_layers_run_without_cudnn_which_differentiates_them_once(kind: type[nn.Module], expected: bool):
+    layer, seen = kind(3, 2), []
+    layer.register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.enabled))
+    model = nn.Sequential(layer)
+    with differentiable(model, PrunableSet(model, "*")):
+        model(Tensor(4, 5, 3).zero_())
+    assert seen == [expected]
+    assert torch.backends.cudnn.enabled

@@ -17,7 +17,7 @@ from gwprune.curvature.operator import OPERATORS, curvature_operator
 from gwprune.curvature.tape import Tape
 from gwprune.network.prunable import PrunableSet
 
-from .helpers_layers import C1, CASES, FORWARD_MODE, SAMPLES, Linear, made, tanh
+from .helpers_layers import C1, CASES, FORWARD_MODE, PRUNABLE, SAMPLES, Linear, made, tanh
 from .helpers_networks import Net, normal
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(deprecated|padding='same')")
@@ -44,9 +44,11 @@ def matrix(outputs: Tensor, parameters: list[Tensor], again: bool = False) -> Te
     return torch.stack(rows)
 
 
-def dense(model: nn.Module, loss: Callable, inputs: tuple[Tensor, ...], targets: Tensor, kind: str) -> Tensor:
+def dense(
+    model: nn.Module, loss: Callable, inputs: tuple[Tensor, ...], targets: Tensor, kind: str, prunable=None
+) -> Tensor:
     """The Hessian or GGN by double backward, with no tape; the fused attention kernels could not do that."""
-    parameters = PrunableSet(model).parameters
+    parameters = PrunableSet(model, prunable).parameters
     model.requires_grad_(False)
     for parameter in parameters:
         parameter.requires_grad_(True)
@@ -65,11 +67,19 @@ def dense(model: nn.Module, loss: Callable, inputs: tuple[Tensor, ...], targets:
 @pytest.mark.parametrize("name", CASES)
 def test_products_equal_double_backward(name: str, kind: str):
     model, inputs, targets, _ = made(name)
-    expected = dense(model, nonlinear, inputs, targets, kind)
+    expected = dense(model, nonlinear, inputs, targets, kind, PRUNABLE.get(name))
     assert expected.norm() > 1e-3
     whole = name.endswith("of_the_batch")
     refused = whole or name == "no_grad"
-    make = partial(curvature_operator, model, nonlinear, (inputs[0], targets), operator=kind, checks=not refused)
+    make = partial(
+        curvature_operator,
+        model,
+        nonlinear,
+        (inputs[0], targets),
+        operator=kind,
+        checks=not refused,
+        prunable=PRUNABLE.get(name),
+    )
     kept, anew = make(), make(memory_mb=0, batch_size=SAMPLES if whole else 2)
     assert kept.keeps_graphs
     assert not anew.keeps_graphs
@@ -83,7 +93,7 @@ def test_products_equal_double_backward(name: str, kind: str):
 @pytest.mark.parametrize("name", [*CASES, *FORWARD_MODE])
 def test_uses_and_what_was_missed_are_the_whole_gradient(name: str):
     model, inputs, targets, expected_uses = made(name)
-    parameters = PrunableSet(model).parameters
+    parameters = PrunableSet(model, PRUNABLE.get(name)).parameters
     vector = [normal(*parameter.shape, seed=2) for parameter in parameters]
     with sdpa_kernel(SDPBackend.MATH):
         gradient = torch.autograd.grad(nonlinear(model(*inputs), targets), parameters, materialize_grads=True)
