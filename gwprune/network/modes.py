@@ -92,13 +92,14 @@ def _full_precision(weight: Tensor) -> Iterator[None]:
 @contextmanager
 def _recurrence_differentiable(model: nn.Module) -> Iterator[None]:
     """Recurrent layers without cuDNN, whose kernels have no second derivative and no first one in eval mode."""
-    enabled = torch.backends.cudnn.enabled
+    if not (torch.backends.cudnn.enabled and any(isinstance(module, nn.RNNBase) for module in model.modules())):
+        yield
+        return
+    torch.backends.cudnn.enabled = False
     try:
-        if enabled and any(isinstance(module, nn.RNNBase) for module in model.modules()):
-            torch.backends.cudnn.enabled = False
         yield
     finally:
-        torch.backends.cudnn.enabled = enabled
+        torch.backends.cudnn.enabled = True
 
 
 @contextmanager
