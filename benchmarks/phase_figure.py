@@ -21,7 +21,7 @@ def draw(rows: list[dict[str, Any]], path: Path, dimension: int) -> None:
     """
     columns, heights = read_rows(pa.Table.from_pylist(rows)), np.arange(len(rows))
     title = f"Codimension at which half of the random subspaces meet the ellipsoid, D = {dimension}"
-    with drawing(path, title, 7.5, 1.4 + 0.18 * len(rows)) as figure:
+    with drawing([path], title, 7.5, 1.4 + 0.18 * len(rows)) as figure:
         axes = figure.subplots()
         quartiles, middle = "observed: middle half of the trials", "observed: median"
         axes.hlines(

@@ -186,8 +186,8 @@ class Plan:
     def results(self) -> list[str]:
         """All that a finished workflow has: tables and figures."""
         tables = [*map(self.table, TABLES), *map(self.path, ("tables/thresholds.csv", "tables/comparison.md"))]
-        figures = [self.path(f"figures/{run}/{name}.svg") for run in self.runs for name in RUN_FIGURES]
-        pictures = [self.path("figures/predicted_vs_empirical.svg"), *figures]
+        figures = ["predicted_vs_empirical", *(f"{run}/{name}" for run in self.runs for name in RUN_FIGURES)]
+        pictures = [self.path(f"figures/{name}.{kind}") for name in figures for kind in ("svg", "png")]
         return [*tables, self.path("tables/comparison.html"), *pictures]
 
     def _job_file(self, kind: str, rule: str, suffix: str) -> str:

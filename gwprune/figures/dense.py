@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import cycle
 
 import numpy as np
 import pyarrow as pa
@@ -13,21 +14,22 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from . import style
 
 _SMEARING = 0.01  # standard deviation, over the width of the axis
+_PROBES = "|x+1234"  # a marker for each probe
 
 
-def training_history(training: pa.Table, run: str, path: str | os.PathLike) -> None:
+def training_history(training: pa.Table, run: str, *paths: str | os.PathLike) -> None:
     """Loss, accuracy and (when it varies) learning rate of each epoch; one thin line per seed.
 
     Args:
         training: the table.
         run: which run to draw.
-        path: of the image; its suffix names the format.
+        paths: of the images; the suffix of each names its format.
     """
     rows = style.read_rows(training, run=run)
     varies = len(np.unique(rows["lr"])) > 1
     seeds = len(np.unique(rows["seed"]))
     title = f"{run}: dense training" + (f", one line for each of {seeds} seeds" if seeds > 1 else "")
-    with style.drawing(path, title, 6.4, 5.6 if varies else 4.8) as figure:
+    with style.drawing(paths, title, 6.4, 5.6 if varies else 4.8) as figure:
         ratios = [3, 3, 1][: 2 + varies]
         panels = figure.subplots(len(ratios), sharex=True, height_ratios=ratios)
         colours = {"train": style.COLOURS[0], "val": style.COLOURS[1]}
@@ -115,15 +117,15 @@ def _eigenvalue_axis(axes: Axes, low: float, high: float, scale: float) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(text))
 
 
-def spectral_density(spectra: pa.Table, run: str, path: str | os.PathLike) -> None:
-    """Spectral density of each operator (mean over seeds and probes) above its raw nodes and weights.
+def spectral_density(spectra: pa.Table, run: str, *paths: str | os.PathLike) -> None:
+    """Spectral density of each operator (mean over the probes of a seed) above its raw nodes and weights.
 
     The density is per unit of asinh(eigenvalue / scale) and smeared there, for display only.
 
     Args:
         spectra: the table.
         run: which run to draw.
-        path: of the image; its suffix names the format.
+        paths: of the images; the suffix of each names its format.
     """
     rows = style.read_rows(spectra, run=run, rule="gauss")
     names = style.by_importance(rows["operator"], "hessian") or ["hessian"]
@@ -133,8 +135,11 @@ def spectral_density(spectra: pa.Table, run: str, path: str | os.PathLike) -> No
     rows["position"] = np.arcsinh(rows["node"] / scale)
     low, high = min(rows["position"], default=0), max(rows["position"], default=0)
     sigma = _SMEARING * max(high - low, 1)
-    colours = style.numbered_colours(["hessian", "ggn", *sorted(set(names) - {"hessian", "ggn"})])
-    with style.drawing(path, f"{run}: spectrum of the curvature", 0.6 + 4.2 * len(names), 4.6) as figure:
+    seeds, numbers = np.unique(rows["seed"]), np.unique(rows["probe"])
+    colours = style.numbered_colours(seeds)
+    markers = dict(zip(numbers, cycle(_PROBES), strict=False))
+    title = f"{run}: spectrum of the curvature (Gauss rule; seeds: {len(seeds)}, probes of each: {len(numbers)})"
+    with style.drawing(paths, title, 0.6 + 4.2 * len(names), 4.8) as figure:
         panels = figure.subplots(2, len(names), squeeze=False, sharex=True, sharey="row", height_ratios=[2, 1])
         for (upper, lower), operator in zip(panels.T, names, strict=True):
             part = style.where(rows, operator=operator)
@@ -142,15 +147,17 @@ def spectral_density(spectra: pa.Table, run: str, path: str | os.PathLike) -> No
                 style.no_data(upper, f"{operator}, rule gauss, of {run}")
                 style.no_data(lower, operator)
                 continue
-            probes = len(set(zip(part["seed"], part["probe"], strict=True)))
-            grid, density = smeared_density(part["position"], part["weight"] / probes, sigma)
-            zero = part["weight"][part["node"] == 0].sum() / probes
-            colour = colours[operator]
-            upper.fill_between(scale * np.sinh(grid), density, 1e-300, color=colour, alpha=0.15, linewidth=0)
-            upper.plot(scale * np.sinh(grid), density, color=colour, label=f"weight of the exact 0 node: {zero:.3g}")
             many = len(part["node"]) > 3000  # as vectors they would make a huge file
-            lower.plot(part["node"], part["weight"], "|", color=colour, markersize=4, alpha=0.6, rasterized=many)
-            upper.set_title(f"{operator} ({probes} probe{'s' * (probes > 1)}, rule gauss)")
+            for seed, own in style.groups(part, "seed"):
+                probes = len(np.unique(own["probe"]))
+                grid, density = smeared_density(own["position"], own["weight"] / probes, sigma)
+                zero = own["weight"][own["node"] == 0].sum() / probes
+                label = f"seed {seed}: weight {zero:.3g} at exactly 0"
+                upper.plot(scale * np.sinh(grid), density, color=colours[seed], linewidth=1, label=label)
+                look = {"color": colours[seed], "linestyle": "", "markersize": 4, "alpha": 0.6, "rasterized": many}
+                for probe, nodes in style.groups(own, "probe"):
+                    lower.plot(nodes["node"], nodes["weight"], marker=markers[probe], **look)
+            upper.set_title(operator)
             upper.legend(loc="upper right")
             for axes in (upper, lower):
                 axes.set_yscale("log")
@@ -164,3 +171,7 @@ def spectral_density(spectra: pa.Table, run: str, path: str | os.PathLike) -> No
             panels[0, 0].set_ylim(floor / 10, 10 * peak)
         panels[0, 0].set_ylabel(f"density in asinh coordinate,\nsmeared for display (σ = {sigma:.2g})")
         panels[1, 0].set_ylabel("raw nodes:\nweight per probe")
+        of_seeds = [Line2D([], [], color=colour, label=f"seed {seed}") for seed, colour in colours.items()]
+        look = {"color": "#333333", "linestyle": ""}
+        of_probes = [Line2D([], [], marker=marker, label=f"probe {name}", **look) for name, marker in markers.items()]
+        style.legend(figure, *([handle] for handle in (*of_seeds, *of_probes)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -12,122 +13,139 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..tables.schemas import STAGES
+from ..tables.thresholds import LIMITS, Limit, bracket_text, main_method
 from . import style
 from .thresholds import interval_text, mean_interval
 
 _STAGE_LINES = dict(zip(STAGES, ("-", "--", (0, (3, 1, 1, 1))), strict=True))
 _POINTS = {"marker": "o", "markersize": 3.5, "markerfacecolor": "white"}
-# Predicted thresholds of a sweep: greys, so that none is taken for a method.
-_OPERATOR_LOOKS = {"hessian": ("#000000", "-."), "ggn": ("#777777", (0, (6, 1.5, 1, 1.5, 1, 1.5)))}
-_MEASURED = {"linestyle": (0, (1, 1.2)), "linewidth": 2.2}
+# Limits in a sweep: greys, so that none is taken for a method.
+_LIMIT_COLOURS = dict(zip((limit.name for limit in LIMITS), ("#000000", "#999999"), strict=True))
+_PREDICTED = {"linestyle": "-.", "linewidth": 1.2}
+_MEASURED = {"linestyle": (0, (1, 1.2)), "linewidth": 1.8}
+_MOST = {"linestyle": (0, (6, 3)), "linewidth": 0.8}
 _DENSE = {"color": "#555555", "linestyle": ":", "linewidth": 1.1}
 
 
-def over_seeds(rows: style.Rows, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and range of a column over the seeds, which may be measured at different sparsities.
-
-    Between its own first and last sparsity a seed is interpolated. A value that is not finite leaves a gap, as the mean
-    over the other seeds would flatter the method.
+def _marks(
+    limit: Limit, predicted: style.Rows, measured: style.Rows, dense_loss: np.ndarray
+) -> tuple[list[float], list[tuple], float | None, str]:
+    """What one seed's panels show of a limit.
 
     Args:
-        rows: of one method and stage.
-        column: its name.
+        limit: which.
+        predicted: its row of table `predictions`, if there is one.
+        measured: its row of table `empirical`, if there is one.
+        dense_loss: training loss at sparsity 0 of the limit's stage, if it is known.
 
     Returns:
-        Sparsities (n,), then mean, smallest and largest value at each, (n,) too.
+        Sparsities of vertical lines as (position, look); spans as (start, end, look); the loss that may not be
+        exceeded; and all of it in words.
     """
-    grid = np.unique(rows["sparsity"])
-    values, inside = [], []
-    for _, seed in style.groups(rows, "seed"):
-        order = np.argsort(seed["sparsity"])
-        s, y = seed["sparsity"][order], seed[column][order]
-        values.append(np.interp(style.to_axis(grid), style.to_axis(s), np.where(np.isfinite(y), y, np.nan)))
-        inside.append((grid >= s[0]) & (grid <= s[-1]))
-    values, inside = np.array(values), np.array(inside)
-    mean = np.where(inside, values, 0).sum(0) / inside.sum(0)
-    return grid, mean, np.where(inside, values, np.inf).min(0), np.where(inside, values, -np.inf).max(0)
-
-
-def _threshold_lines(predicted: style.Rows, measured: style.Rows, colour: str) -> tuple[list, list]:
-    """Vertical lines as (position, look, legend text), and shaded intervals as (start, end, colour)."""
-    lines, spans = [], []
-    for operator in style.by_importance(predicted["operator"], "hessian"):
-        if interval := mean_interval(style.where(predicted, operator=operator)):
-            grey, dashes = _OPERATOR_LOOKS.get(operator, _OPERATOR_LOOKS["ggn"])
-            text = f"predicted, {operator}: {interval_text(interval)}"
-            lines.append((interval[0], {"color": grey, "linestyle": dashes, "linewidth": 1.2}, text))
-            spans.append((interval[1], min(interval[2], 1.0), grey))
-    # Where every grid point meets the criterion the table holds the end of the grid, which is no threshold.
-    reached = measured["threshold"][measured["reached"].astype(bool)]
-    if len(reached):
-        some = f" ({len(reached)} of {len(measured['run'])} seeds)" if len(reached) < len(measured["run"]) else ""
-        text = f"measured, loss tolerance, magnitude: {reached.mean():.4f}{some}"
-        lines.append((reached.mean(), {"color": colour, **_MEASURED}, text))
-    return lines, spans
+    colour, lines, spans, words = _LIMIT_COLOURS[limit.name], [], [], []
+    if interval := mean_interval(predicted):
+        lines.append((interval[0], {"color": colour, **_PREDICTED}))
+        spans.append((interval[1], min(interval[2], 1.0), {"color": colour, "alpha": 0.1}))
+        words.append(f"predicted by {limit.predictor}: {interval_text(interval)}")
+    if len(measured["run"]):
+        lower, upper = measured["threshold_lower"][0], measured["threshold_upper"][0]
+        words.append(f"measured: {bracket_text(lower, upper)}")
+        # At the end of the grid there is no threshold.
+        lines += [(end, {"color": colour, **_MEASURED}) for end in (lower, upper) if 0 < end < 1]
+    most = dense_loss[0] + predicted["epsilon"][0] if len(dense_loss) and len(predicted["run"]) else None
+    return lines, spans, most, f"{limit.name} limit " + ",\n".join(words) if words else ""
 
 
 def sparsity_sweep(
-    sweep: pa.Table,
-    predictions: pa.Table,
-    empirical: pa.Table,
-    run: str,
-    path: str | os.PathLike,
+    sweep: pa.Table, predictions: pa.Table, empirical: pa.Table, run: str, *paths: str | os.PathLike
 ) -> None:
-    """Accuracy and loss of the pruned networks against sparsity, with predicted and measured thresholds.
+    """Accuracy and loss of the pruned networks against sparsity, a row of panels for each seed, with both limits.
 
-    The measured one is that of the data loss for one-shot magnitude pruning.
+    Limits and the losses that define them are those of one method, magnitude where it is used.
 
     Args:
         sweep: the table.
         predictions: the table.
         empirical: the table.
         run: which run to draw.
-        path: of the image; its suffix names the format.
+        paths: of the images; the suffix of each names its format.
     """
     rows = style.read_rows(sweep, run=run)
-    predicted = style.read_rows(predictions, run=run, predictor="width")
-    measured = style.read_rows(empirical, run=run, method="magnitude", stage="one_shot", criterion="loss_tolerance")
-    epsilon_rule = style.one_rule(predicted if len(predicted["run"]) else measured)
-    predicted, measured = (style.where(part, epsilon_rule=epsilon_rule) for part in (predicted, measured))
+    measured = style.read_rows(empirical, run=run)
+    predicted = style.read_rows(predictions, run=run)
+    method = main_method(rows["method"])
+    epsilon_rule = style.one_rule(predicted)
+    predicted = style.where(predicted, epsilon_rule=epsilon_rule)
+    measured = style.where(measured, method=method, epsilon_rule=epsilon_rule)
+    operator = next(iter(style.by_importance(predicted["operator"], "hessian")), "")
+    predicted = style.where(predicted, operator=operator)
     methods = style.by_importance(rows["method"], "magnitude")
     colours = style.numbered_colours(methods)
-    lines, spans = _threshold_lines(predicted, measured, colours.get("magnitude", style.COLOURS[0]))
     low, high = style.sparsity_limits([*rows["sparsity"], *predicted["threshold"]])
     kinds = (("accuracy", "val", "validation accuracy (%)"), ("loss", "train", "training data loss (nats)"))
-    several = len(np.unique(rows["seed"])) > 1
-    title = f"{run}: pruned networks" + (", mean and range over seeds" if several else "")
-    with style.drawing(path, title, 9.4, 4.9) as figure:
-        for axes, (column, chosen, label) in zip(figure.subplots(1, 2), kinds, strict=True):
-            part = style.where(rows, split=chosen)
-            if not len(part["run"]):
-                style.no_data(axes, f"{label} of {run}")
-                continue
-            for name, stage in ((name, stage) for name in methods for stage in STAGES):
-                curve = style.where(part, method=name, stage=stage)
-                if not len(curve["run"]):
+    seeds = np.unique(rows["seed"])
+    title = f"{run}: pruned networks, and the limits of method {method} (ε: {epsilon_rule}, operator: {operator})"
+    with style.drawing(paths, title, 9.4, 2.0 + 2.9 * max(len(seeds), 1)) as figure:
+        panels = figure.subplots(max(len(seeds), 1), 2, squeeze=False, sharex=True)
+        for row, (line, seed) in enumerate(zip(panels, seeds if len(seeds) else [0], strict=True)):
+            of_seed = style.where(rows, seed=seed)
+            marks = [
+                _marks(
+                    limit,
+                    style.where(predicted, seed=seed, predictor=limit.predictor),
+                    style.where(measured, seed=seed, stage=limit.stage, criterion=limit.criterion),
+                    style.where(of_seed, stage=limit.stage, sparsity=0.0, split="train")["loss"],
+                )
+                for limit in LIMITS
+            ]
+            for axes, (column, chosen, label), (*_, words) in zip(line, kinds, marks, strict=True):
+                part = style.where(of_seed, split=chosen)
+                if not len(part["run"]):
+                    style.no_data(axes, f"{label} of {run}")
                     continue
-                s, mean, least, most = over_seeds(curve, column)
-                axes.plot(s, mean, color=colours[name], linestyle=_STAGE_LINES[stage])
-                axes.fill_between(s, least, most, color=colours[name], alpha=0.15, linewidth=0)
-                if stage != "one_shot":  # few and costly: show each one, also where the mean interpolates
-                    y = np.where(np.isfinite(curve[column]), curve[column], np.nan)
-                    axes.plot(curve["sparsity"], y, color=colours[name], linestyle="", **_POINTS)
-            for start, end, colour in spans:
-                axes.axvspan(start, end, color=colour, alpha=0.1, linewidth=0, zorder=0)
-            for position, look, _ in lines:
-                axes.axvline(position, **look, zorder=1.5)
-            axes.set_ylabel(label)
-            if column == "loss":
-                style.log_y(axes)
-            style.sparsity_axis(axes, low, high)
+                for (name, stage), curve in _curves(part, methods):
+                    order = np.argsort(curve["sparsity"])
+                    s, values = curve["sparsity"][order], curve[column][order]
+                    # Few and costly points are shown each.
+                    look = {} if stage == "one_shot" else _POINTS
+                    values = np.where(np.isfinite(values), values, np.nan)
+                    axes.plot(s, values, color=colours[name], linestyle=_STAGE_LINES[stage], **look)
+                for limit, (lines, spans, most, _) in zip(LIMITS, marks, strict=True):
+                    for start, end, look in spans:
+                        axes.axvspan(start, end, linewidth=0, zorder=0, **look)
+                    for position, look in lines:
+                        axes.axvline(position, zorder=1.5, **look)
+                    if column == "loss" and most is not None:
+                        axes.axhline(most, color=_LIMIT_COLOURS[limit.name], zorder=1.5, **_MOST)
+                axes.set_title(words, fontsize=7.5, loc="left")
+                axes.set_ylabel(f"seed {seed}\n{label}" if column == "accuracy" else label)
+                if column == "loss":
+                    style.log_y(axes)
+                style.sparsity_axis(axes, low, high, label="sparsity" if row == len(panels) - 1 else "")
         of_methods = [Line2D([], [], color=colours[name], label=name) for name in methods]
         of_stages = [
-            Line2D([], [], color="#333333", label=stage.replace("_", " "), linestyle=line, **points)
-            for (stage, line), points in zip(_STAGE_LINES.items(), ({}, _POINTS, _POINTS), strict=True)
+            Line2D([], [], color="#333333", label=name, linestyle=_STAGE_LINES[stage], **points)
+            for (stage, name), points in zip(STAGES.items(), ({}, _POINTS, _POINTS), strict=True)
             if stage in rows["stage"]
         ]
-        of_lines = [Line2D([], [], label=text, **look) for _, look, text in lines]
-        style.legend(figure, *(of_methods[i : i + 4] for i in range(0, len(of_methods), 4)), of_stages, of_lines)
+        of_limits = [
+            Line2D([], [], color=colour, linewidth=4, label=f"{name} limit") for name, colour in _LIMIT_COLOURS.items()
+        ]
+        of_lines = [
+            Line2D([], [], color="#333333", label="predicted, with its interval shaded", **_PREDICTED),
+            Line2D([], [], color="#333333", label="measured: the ends of its bracket", **_MEASURED),
+            Line2D([], [], color="#333333", label="dense (or control) loss + ε, which defines it", **_MOST),
+        ]
+        columns = (of_methods[i : i + 5] for i in range(0, len(of_methods), 5))
+        style.legend(figure, *columns, of_stages + of_limits, of_lines)
+
+
+def _curves(rows: style.Rows, methods: list[str]) -> Iterator[tuple[tuple[str, str], style.Rows]]:
+    """The rows of each method and stage that has any."""
+    for name, stage in ((name, stage) for name in methods for stage in STAGES):
+        curve = style.where(rows, method=name, stage=stage)
+        if len(curve["run"]):
+            yield (name, stage), curve
 
 
 def _looks(methods: list[str]) -> dict[str, dict]:
@@ -161,7 +179,7 @@ def _speedup_axis(axes: Axes, high: float, label: str) -> None:
     axes.set_xlabel(label)
 
 
-def tradeoff(comparison: pa.Table, run: str, path: str | os.PathLike) -> None:
+def tradeoff(comparison: pa.Table, run: str, *paths: str | os.PathLike) -> None:
     """Test accuracy against sparsity and against theoretical speed-up: one line per method, one row per stage.
 
     Lines are means over the seeds, bands one standard deviation to both sides.
@@ -169,10 +187,10 @@ def tradeoff(comparison: pa.Table, run: str, path: str | os.PathLike) -> None:
     Args:
         comparison: the table.
         run: which run to draw.
-        path: of the image; its suffix names the format.
+        paths: of the images; the suffix of each names its format.
     """
     rows = style.read_rows(comparison, run=run)
-    stages = [stage for stage in STAGES if stage in rows["stage"]] or [STAGES[0]]
+    stages = [stage for stage in STAGES if stage in rows["stage"]] or ["one_shot"]
     methods = style.by_importance(rows["method"], "magnitude")
     looks = _looks(methods)
     several = len(rows["seeds"]) and rows["seeds"].max() > 1
@@ -181,7 +199,7 @@ def tradeoff(comparison: pa.Table, run: str, path: str | os.PathLike) -> None:
     finite = rows["speedup"][np.isfinite(rows["speedup"])]
     fastest = max(finite.max(initial=1.0), 2.0)
     height = 1.2 + 2.6 * len(stages) + 0.2 * (len(methods) // 5)
-    with style.drawing(path, title, 9.4, height) as figure:
+    with style.drawing(paths, title, 9.4, height) as figure:
         panels = figure.subplots(len(stages), 2, squeeze=False, sharey="row")
         for stage, (left, right) in zip(stages, panels, strict=True):
             part = style.where(rows, stage=stage)
@@ -198,7 +216,7 @@ def tradeoff(comparison: pa.Table, run: str, path: str | os.PathLike) -> None:
             last = stage == stages[-1]
             style.sparsity_axis(left, low, high, label="sparsity" if last else "")
             _speedup_axis(right, fastest, "theoretical speed-up" if last else "")
-            left.set_title(stage.replace("_", " "))
+            left.set_title(STAGES[stage])
             left.set_ylabel("test accuracy (%)")
         if not len(rows["run"]):
             return

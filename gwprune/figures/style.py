@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -51,17 +51,17 @@ METADATA = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}, "
 
 
 @contextmanager
-def drawing(path: str | os.PathLike, title: str, width: float, height: float) -> Iterator[Figure]:
-    """An empty figure of the common style, saved to ``path`` when the block ends."""
-    path = Path(path)
-    kind = path.suffix[1:].lower()
+def drawing(paths: Sequence[str | os.PathLike], title: str, width: float, height: float) -> Iterator[Figure]:
+    """An empty figure of the common style, saved to each of ``paths`` when the block ends."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
         figure.suptitle(title)
         yield figure
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format=kind, metadata=METADATA.get(kind))
+        for path in paths:
+            kind = Path(path).suffix[1:].lower()
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, format=kind, metadata=METADATA.get(kind))
 
 
 def read_rows(table: pa.Table, **equal: str) -> Rows:

@@ -7,10 +7,12 @@ from itertools import cycle
 
 import numpy as np
 import pyarrow as pa
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ..tables.schemas import prediction_order
+from ..tables.thresholds import LIMITS, main_method
 from . import style
 
 
@@ -36,14 +38,14 @@ def interval_text(interval: tuple[float, float, float]) -> str:
     return "{:.4f} [{:.4f}, {:.4f}]".format(*interval)
 
 
-def width_curve(width_curves: pa.Table, predictions: pa.Table, run: str, path: str | os.PathLike) -> None:
+def width_curve(width_curves: pa.Table, predictions: pa.Table, run: str, *paths: str | os.PathLike) -> None:
     """Width curve of each operator with its interval, the diagonal, and the predicted threshold on it.
 
     Args:
         width_curves: the table.
         predictions: the table.
         run: which run to draw.
-        path: of the image; its suffix names the format.
+        paths: of the images; the suffix of each names its format.
     """
     curves = style.read_rows(width_curves, run=run)
     epsilon_rule = style.one_rule(curves)
@@ -52,7 +54,7 @@ def width_curve(width_curves: pa.Table, predictions: pa.Table, run: str, path: s
     names = style.by_importance(curves["operator"], "hessian") or ["hessian"]
     low, high = style.sparsity_limits([*curves["sparsity"], *predicted["threshold"]])
     bottom, _ = style.sparsity_limits([low, *curves["width"]])
-    with style.drawing(path, f"{run}: width curve (ε: {epsilon_rule})", 1.6 + 3.6 * len(names), 4.4) as figure:
+    with style.drawing(paths, f"{run}: width curve (ε: {epsilon_rule})", 1.6 + 3.6 * len(names), 4.4) as figure:
         panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
         for axes, operator in zip(panels, names, strict=True):
             part = style.where(curves, operator=operator)
@@ -82,43 +84,81 @@ def width_curve(width_curves: pa.Table, predictions: pa.Table, run: str, path: s
             Line2D([], [], color=style.COLOURS[0], label="width ω(s), one line per seed"),
             Patch(color=style.COLOURS[0], alpha=0.18, label="interval of ω(s)"),
             Line2D([], [], **style.DIAGONAL, label="ω = s"),
-            Line2D([], [], **orange, label="predicted threshold, interval"),
+            Line2D([], [], **orange, label="predicted threshold of each seed (title: mean, all intervals)"),
         ]
         style.legend(figure, handles[:2], handles[2:])
 
 
-def predicted_vs_empirical(thresholds: pa.Table, path: str | os.PathLike) -> None:
-    """Predicted against measured threshold of all runs and seeds: a colour per run, a marker per predictor.
+def _bars(axes: Axes, rows: style.Rows, colour: str, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Brackets and intervals as bars, with an arrow where the panel cuts one; the points that they belong to."""
+    x, y = (np.clip(rows[name], low, high) for name in ("empirical_lower", "predicted"))
+    ends = [np.clip(rows[name], low, high) for name in ("empirical_upper", "predicted_lower", "predicted_upper")]
+    right, bottom, top = (np.where(np.isfinite(end), end, y) for end in ends)
+    axes.hlines(y, x, right, color=colour, linewidth=0.9)
+    axes.vlines(x, bottom, top, color=colour, linewidth=0.9)
+    cut = {"color": colour, "linestyle": "", "markersize": 4.5, "clip_on": False, "zorder": 5}
+    for marker, name, beyond, places in (
+        (">", "empirical_upper", rows["empirical_upper"] > high, (right, y)),
+        ("^", "predicted_upper", rows["predicted_upper"] > high, (x, top)),
+        ("v", "predicted_lower", rows["predicted_lower"] < low, (x, bottom)),
+    ):
+        if beyond.any():
+            axes.plot(*(place[beyond] for place in places), marker, label=f"{name} beyond the panel", **cut)
+    return x, y
+
+
+def predicted_vs_empirical(thresholds: pa.Table, *paths: str | os.PathLike) -> None:
+    """Predicted against measured limits: a row of panels for each limit, a column for each predictor.
+
+    Points stand at the lower end of the measured bracket.
 
     Args:
         thresholds: the table.
-        path: of the image; its suffix names the format.
+        paths: of the images; the suffix of each names its format.
     """
-    chosen = {"criterion": "loss_tolerance", "stage": "one_shot", "method": "magnitude"}
-    rows = style.read_rows(thresholds, **chosen)
-    finite = np.isfinite(rows["predicted"]) & np.isfinite(rows["empirical"])
-    rows = {name: values[finite] for name, values in rows.items()}
-    text = ", ".join(chosen.values()).replace("_", " ")
-    with style.drawing(path, f"predicted and measured thresholds ({text})", 7.2, 5.0) as figure:
-        axes = figure.subplots()
-        if not len(rows["run"]):
-            style.no_data(axes, text)
+    rows = style.read_rows(thresholds)
+    method, epsilon_rule = main_method(rows["method"]), style.one_rule(rows)
+    rows = style.where(rows, method=method, epsilon_rule=epsilon_rule)
+    predictors = sorted(set(rows["predictor"]), key=lambda name: prediction_order(name, "")) or ["width"]
+    operators = style.by_importance(rows["operator"], "hessian")
+    markers = dict(zip(operators, cycle(style.MARKERS), strict=False))
+    colours = style.numbered_colours(np.unique(rows["run"]))
+    title = f"predicted and measured limits (sparsity; method {method}, ε: {epsilon_rule})"
+    measured = [limit for limit in LIMITS if limit.criterion in rows["criterion"][rows["stage"] == limit.stage]]
+    size = 1.2 + 2.1 * len(predictors), 1.2 + 2.3 * max(len(measured), 1) + 0.16 * (len(colours) // 3)
+    with style.drawing(paths, title, *size) as figure:
+        if not measured:
+            style.no_data(figure.subplots(), "the limits")
             return
-        present = set(zip(rows["predictor"], rows["operator"], strict=True))
-        pairs = sorted(present, key=lambda pair: prediction_order(*pair))
-        colours = style.numbered_colours(np.unique(rows["run"]))
-        low, high = style.sparsity_limits([*rows["predicted"], *rows["empirical"]], pad=0.08)
-        axes.plot([low, high], [low, high], **style.DIAGONAL)
-        handles = [Line2D([], [], color=colour, linewidth=4, label=run) for run, colour in colours.items()]
-        for (predictor, operator), marker in zip(pairs, cycle(style.MARKERS), strict=False):
-            look = {"marker": marker, "markersize": 5.5, "markerfacecolor": "white", "linestyle": ""}
-            handles.append(Line2D([], [], color="#333333", label=f"{predictor}, {operator}", **look))
-            for run, part in style.groups(style.where(rows, predictor=predictor, operator=operator), "run"):
-                x, x_bars = _with_bars(part, "empirical", high)
-                y, y_bars = _with_bars(part, "predicted", high)
-                bars = {"xerr": x_bars, "yerr": y_bars, "elinewidth": 0.9, "capsize": 2}
-                axes.errorbar(x, y, color=colours[run], **bars, **look)
-        handles.append(Line2D([], [], **style.DIAGONAL, label="predicted = measured"))
-        style.sparsity_axis(axes, low, high, "x", "measured threshold (sparsity)")
-        style.sparsity_axis(axes, low, high, "y", "predicted threshold (sparsity)")
-        figure.legend(handles=handles, loc="outside center right")
+        panels = figure.subplots(len(measured), len(predictors), squeeze=False, sharex="row", sharey="row")
+        for limit, line in zip(measured, panels, strict=True):
+            of_limit = style.where(rows, stage=limit.stage, criterion=limit.criterion)
+            line[0].set_ylabel(f"{limit.name} limit,\npredicted")
+            low, high = style.sparsity_limits([*of_limit["predicted"], *of_limit["empirical_lower"]], pad=0.08)
+            for axes, predictor in zip(line, predictors, strict=True):
+                axes.plot([low, high], [low, high], **style.DIAGONAL)
+                part = style.where(of_limit, predictor=predictor)
+                gaps = []
+                for operator, marker in markers.items():
+                    own = style.where(part, operator=operator)
+                    look = {"marker": marker, "markersize": 4.5, "markerfacecolor": "white", "linestyle": ""}
+                    for run, of_run in style.groups(own, "run"):
+                        axes.plot(*_bars(axes, of_run, colours[run], low, high), color=colours[run], **look)
+                    if np.isfinite(own["gap"]).any():
+                        gaps.append(f"{operator}: {np.nanmean(np.abs(own['gap'])):.3f}")
+                axes.text(0.97, 0.03, "\n".join(gaps), ha="right", va="bottom", fontsize=7, transform=axes.transAxes)
+                weight = "bold" if predictor == limit.predictor else "normal"
+                axes.set_title(predictor, fontsize=8.5, fontweight=weight)
+                style.sparsity_axis(axes, low, high, "x", f"{limit.name} limit, measured")
+                style.sparsity_axis(axes, low, high, "y", axes.get_ylabel())
+        of_runs = [Line2D([], [], color=colour, linewidth=4, label=run) for run, colour in colours.items()]
+        look = {"color": "#333333", "linestyle": "", "markersize": 4.5, "markerfacecolor": "white"}
+        of_operators = [Line2D([], [], marker=marker, label=name, **look) for name, marker in markers.items()]
+        explained = [
+            Line2D([], [], **style.DIAGONAL, label="predicted = measured"),
+            Line2D([], [], color="#333333", marker="|", label="interval of the prediction, bracket of the measurement"),
+            Line2D([], [], color="#333333", linestyle="", marker="^", label="goes on beyond the panel"),
+            Line2D([], [], linestyle="", label="corner: mean |predicted - measured|; bold: this limit's predictor"),
+        ]
+        per = max(4, -(-len(of_runs) // 3))
+        style.legend(figure, *(of_runs[i : i + per] for i in range(0, len(of_runs), per)), of_operators, explained)

@@ -169,9 +169,12 @@ class DrawSettings:
 
 
 def draw(job: Job, inputs: Files, outputs: Files, settings: DrawSettings) -> None:
-    """Draw figures from tables, of the job's run or of all."""
+    """Draw figures from tables, of the job's run or of all.
+
+    ``outputs`` name each figure, and with ``_png`` behind it its second file.
+    """
     from ..figures import FIGURES  # noqa: PLC0415 - matplotlib only where it draws
 
     for figure, tables in settings.figures.items():
         arrow = [read_table(name, inputs[name]) for name in tables]
-        FIGURES[figure](*arrow, *([job.run] if job.run else []), outputs[figure])
+        FIGURES[figure](*arrow, *([job.run] if job.run else []), outputs[figure], outputs[f"{figure}_png"])

@@ -63,7 +63,8 @@ class Page:
 
 def _sections(rows: Iterable[Row], column: Callable, cells: Callable) -> list[list[list[Cell]]]:
     """One section for each stage, one row for each method: the names of both, then ``cells(column -> row)``."""
-    order = sorted(rows, key=lambda row: (STAGES.index(row["stage"]), row["method"] != "magnitude", row["method"]))
+    stages = list(STAGES)
+    order = sorted(rows, key=lambda row: (stages.index(row["stage"]), row["method"] != "magnitude", row["method"]))
     return [
         [
             [Cell(stage), Cell(method), *cells({column(row): row for row in own})]

@@ -23,8 +23,8 @@ __all__ = [
 ]
 
 
-# The values of column `stage`, in the order in which tables and figures show them.
-STAGES = ("one_shot", "fine_tuned", "trained")
+# The values of column `stage`, in the order in which tables and figures show them -> how people call them.
+STAGES = {"one_shot": "one-shot", "fine_tuned": "fine-tuned", "trained": "trained while sparse"}
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "LIMITS",
     "Bracket",
     "Criterion",
+    "Limit",
     "bisect_bracket",
     "bracket_text",
     "criteria",
@@ -24,6 +26,7 @@ __all__ = [
     "empirical_threshold",
     "epsilon_value",
     "epsilons_of",
+    "main_method",
     "next_sparsity",
     "search",
     "threshold_rows",
@@ -38,6 +41,35 @@ _ENDS = ("", "_lower", "_upper")
 _WIDEST = 0.05
 # Widest bracket that is printed as one number of three or four decimals.
 _NARROW = 0.001
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How sparse a network can be before it is too bad, in one of two senses.
+
+    Attributes:
+        name: for people.
+        stage: of the pruned networks.
+        criterion: that they are to meet.
+        predictor: that speaks of this limit.
+    """
+
+    name: str
+    stage: str
+    criterion: str
+    predictor: str
+
+
+LIMITS = (
+    Limit("one-shot", "one_shot", "loss_tolerance", "width"),
+    Limit("fine-tuned", "fine_tuned", "control_loss_tolerance", "statistical_dimension"),
+)
+
+
+def main_method(methods: Iterable[str]) -> str:
+    """The pruning method whose limits are shown where one is: magnitude, else the first by name."""
+    methods = set(methods)
+    return "magnitude" if "magnitude" in methods else min(methods, default="magnitude")
 
 
 def plain(number: float) -> str:

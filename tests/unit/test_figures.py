@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pytest
 from matplotlib.figure import Figure
 
-from gwprune.figures import FIGURES
+from gwprune.figures import FIGURES, style
 from gwprune.figures.dense import asinh_scale, smeared_density
-from gwprune.figures.pruned import _looks, over_seeds
+from gwprune.figures.pruned import _looks, _marks
 from gwprune.figures.style import (
     from_axis,
     numbered_colours,
@@ -27,9 +27,11 @@ from gwprune.figures.style import (
     sparsity_ticks,
     to_axis,
 )
+from gwprune.figures.thresholds import _bars
 from gwprune.spectral.predictors import PREDICTORS
+from gwprune.tables.thresholds import LIMITS
 
-from .helpers_tables import METHODS, example
+from .helpers_tables import EPSILON, METHODS, RUNS, example
 
 INPUTS = {
     "training_history": ["training"],
@@ -118,10 +120,11 @@ def test_training_of_one_epoch_and_with_an_infinite_loss(svg):
 
 
 def test_spectrum_of_one_operator_and_of_zeros_alone(drawn, svg):
-    assert "hessian (4 probes, rule gauss)" in drawn["spectral_density"][1]
+    told = {"fc5_l1: spectrum of the curvature (Gauss rule; seeds: 2, probes of each: 2)", "seed 1", "probe 1"}
+    assert {"hessian", *told} <= drawn["spectral_density"][1]
     texts = draw("spectral_density", svg, spectra=kept("spectra", operator=["ggn"]))
-    assert {"ggn (4 probes, rule gauss)", "weight of the exact 0 node: 0.4"} <= texts
-    assert not any(text.startswith("hessian") for text in texts)
+    assert {"ggn", "seed 0: weight 0.4 at exactly 0", "seed 1: weight 0.4 at exactly 0"} <= texts
+    assert "hessian" not in texts
     draw("spectral_density", svg, spectra=changed(kept("spectra", operator=["ggn"]), "node", 0.0))
 
 
@@ -168,10 +171,32 @@ def test_only_one_epsilon_rule_is_drawn(svg):
     assert not any("predicted 0." in text for text in texts)
 
 
-def test_predictors_stand_in_the_order_of_their_registry_with_looks_of_their_own(drawn):
-    text = drawn["predicted_vs_empirical"][0].read_text()
-    names = re.findall(r"<!-- (\w+), (hessian|ggn) -->", text)
-    assert names == [("width", "hessian"), ("width", "ggn"), ("quadratic", "hessian")]
+def test_each_limit_has_a_row_and_each_predictor_a_column_in_the_order_of_the_registry(drawn, svg):
+    path, texts = drawn["predicted_vs_empirical"]
+    titles = re.findall(r"<!-- (width|quadratic) -->", path.read_text())
+    assert titles == ["width", "quadratic"] * 2
+    assert {"one-shot limit, measured", "fine-tuned limit, measured", "hessian", "ggn", *RUNS} <= texts
+    known = [row for row in example()["thresholds"].to_pylist() if row["gap"] is not None]
+    one_shot = {"predictor": "width", "operator": "ggn", "method": "magnitude", "stage": "one_shot"}
+    gaps = [abs(row["gap"]) for row in known if row.items() >= {**one_shot, "criterion": "loss_tolerance"}.items()]
+    assert f"ggn: {np.mean(gaps):.3f}" in path.read_text()
+    texts = draw("predicted_vs_empirical", svg, thresholds=kept("thresholds", stage=["one_shot"]))
+    assert "fine-tuned limit, measured" not in texts
+
+
+def test_a_bar_that_goes_beyond_its_panel_ends_in_an_arrow(svg):
+    thresholds = example()["thresholds"]
+    axes = Figure().subplots()
+    rows = {name: thresholds[name].to_numpy()[:1] for name in thresholds.column_names}
+    rows |= {"empirical_lower": np.array([0.5]), "empirical_upper": np.array([1.0]), "predicted": np.array([0.6])}
+    rows |= {"predicted_lower": np.array([0.1]), "predicted_upper": np.array([0.7])}
+    x, y = _bars(axes, rows, "black", 0.4, 0.8)
+    assert (x.item(), y.item()) == (0.5, 0.6)
+    arrows = {line.get_marker(): (line.get_xdata().item(), line.get_ydata().item()) for line in axes.lines}
+    assert arrows == {">": (0.8, 0.6), "v": (0.5, 0.4)}
+
+
+def test_looks_of_predictors_stand_in_the_order_of_their_registry():
     looks = predictor_looks(set(PREDICTORS))
     assert list(looks) == list(PREDICTORS)
     assert len({(look["marker"], look["color"]) for look in looks.values()}) == len(PREDICTORS)
@@ -183,24 +208,39 @@ def test_predictors_stand_in_the_order_of_their_registry_with_looks_of_their_own
 
 def test_stages_and_measured_threshold_stand_in_the_sweep(drawn):
     texts = drawn["sparsity_sweep"][1]
-    assert {"one shot", "fine tuned", "trained", *METHODS} <= texts
-    assert any(re.fullmatch(r"measured, loss tolerance, magnitude: 0\.\d{4}", text) for text in texts)
+    assert {"one-shot", "fine-tuned", "trained while sparse", *METHODS} <= texts
+    assert {"one-shot limit", "fine-tuned limit", "dense (or control) loss + ε, which defines it"} <= texts
+
+
+def test_each_seed_has_a_row_and_the_losses_that_define_its_limits(drawn, monkeypatch):
+    text = drawn["sparsity_sweep"][0].read_text()
+    assert re.findall(r"<!-- seed (\d)", text) == ["0", "1"]
+    assert len(re.findall(r"<!-- one-shot limit predicted by width: 0\.\d{4} \[", text)) == 2
+    tables = [style.read_rows(example()[name], run="fc5_l1") for name in ("predictions", "empirical", "sweep")]
+    predicted, measured, sweep = (style.where(rows, seed=1) for rows in tables)
+    one_shot, fine_tuned = LIMITS
+    own = style.where(predicted, predictor="width", operator="hessian")
+    bracket = style.where(measured, method="magnitude", stage="one_shot", criterion="loss_tolerance")
+    dense = style.where(sweep, method="magnitude", stage="one_shot", sparsity=0.0, split="train")
+    lines, _, most, words = _marks(one_shot, own, bracket, dense["loss"])
+    assert most == pytest.approx(0.13 + EPSILON)
+    assert [place for place, _ in lines] == [own["threshold"], bracket["threshold_lower"], bracket["threshold_upper"]]
+    assert words.startswith("one-shot limit predicted by width: ")
+    empty = style.where(predicted, seed=7)
+    assert _marks(fine_tuned, empty, style.where(measured, seed=7), dense["loss"]) == ([], [], None, "")
 
 
 def test_sweep_with_pieces_missing(svg):
     sweep, empirical = example()["sweep"], example()["empirical"]
     none = {name: example()[name].slice(0, 0) for name in ("predictions", "empirical")}
     one_seed = kept("sweep", seed=[1], stage=["one_shot"])
-    assert "fine tuned" not in draw("sparsity_sweep", svg, sweep=one_seed, **none)
-    half = changed(empirical, "reached", False, empirical["seed"].to_numpy() == 0)
-    texts = draw("sparsity_sweep", svg, sweep=kept("sweep", split=["val"]), empirical=half)
+    assert "fine-tuned" not in draw("sparsity_sweep", svg, sweep=one_seed, **none)
+    texts = draw("sparsity_sweep", svg, sweep=kept("sweep", split=["val"]))
     assert "no data for training data loss (nats) of fc5_l1" in texts
-    assert any(text.endswith("(1 of 2 seeds)") for text in texts)
-    # Where every grid point meets the criterion the end of the grid is no threshold.
-    fine, never = kept("sweep", stage=["fine_tuned"]), changed(empirical, "reached", False)
-    texts = draw("sparsity_sweep", svg, sweep=fine, empirical=never)
-    assert "one shot" not in texts
-    assert not any(text.startswith("measured") for text in texts)
+    never = changed(changed(empirical, "reached", False), "threshold_upper", 1.0)
+    texts = draw("sparsity_sweep", svg, sweep=kept("sweep", stage=["fine_tuned"]), empirical=never)
+    assert "one-shot" not in texts
+    assert re.search(r"measured: (>|&gt;)= 0\.", svg.read_text())
     draw("sparsity_sweep", svg, sweep=sweep.slice(0, 3))
 
 
@@ -215,11 +255,10 @@ def test_sweep_with_odd_losses(svg):
 
 
 def test_a_row_of_panels_for_each_stage_and_a_band_where_there_are_seeds(drawn, svg):
-    assert {"one shot", "fine tuned", "trained", "dense network", "one standard deviation", *METHODS} <= drawn[
-        "tradeoff"
-    ][1]
+    stages = {"one-shot", "fine-tuned", "trained while sparse"}
+    assert {*stages, "dense network", "one standard deviation", *METHODS} <= drawn["tradeoff"][1]
     texts = draw("tradeoff", svg, comparison=changed(kept("comparison", stage=["one_shot"]), "seeds", 1))
-    assert not {"fine tuned", "one standard deviation"} & texts
+    assert not {"fine-tuned", "one standard deviation"} & texts
 
 
 def test_tradeoff_of_a_network_without_a_weight(svg):
@@ -233,20 +272,6 @@ def test_tradeoff_of_a_network_without_a_weight(svg):
 def test_twenty_methods_look_different_each():
     looks = _looks([f"method{i}" for i in range(24)]).values()
     assert len({(look["color"], look["marker"], look["markerfacecolor"]) for look in looks}) == 24
-
-
-def test_mean_over_seeds_measured_at_different_sparsities():
-    seeds = {0: ([0.0, 0.9, 0.99], [1.0, 2.0, 3.0]), 1: ([0.0, 0.99], [3.0, 5.0])}
-    columns = [(seed, s, y) for seed, (ss, ys) in seeds.items() for s, y in zip(ss, ys, strict=True)]
-    seed, s, y = map(np.array, zip(*columns, strict=True))
-    rows = {"run": np.full(len(s), "a"), "seed": seed, "sparsity": s, "loss": y}
-    grid, mean, least, most = over_seeds(rows, "loss")
-    assert grid == pytest.approx([0, 0.9, 0.99])
-    assert mean == pytest.approx([2, 3, 4])
-    assert least == pytest.approx([1, 2, 3])
-    assert most == pytest.approx([3, 4, 5])
-    rows["loss"] = np.where((seed == 0) & (s == 0.9), np.inf, y)
-    assert np.isnan(over_seeds(rows, "loss")[1]).tolist() == [False, True, False]
 
 
 def test_every_name_has_a_colour_of_its_own():

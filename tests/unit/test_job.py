@@ -257,7 +257,7 @@ def test_a_script_does_the_work_of_its_rule(tmp_path):
         tmp_path / "a.log",
         "threshold_figure",
         inputs={"thresholds": small.plan.table("thresholds")},
-        outputs={"predicted_vs_empirical": str(figure)},
+        outputs={"predicted_vs_empirical": str(figure), "predicted_vs_empirical_png": f"{figure}.png"},
         settings={"figures": {"predicted_vs_empirical": ["thresholds"]}},
     )
     script.wildcards = {}

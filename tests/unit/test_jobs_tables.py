@@ -215,6 +215,8 @@ def test_every_figure_is_drawn_from_the_tables(run, tmp_path, figure):
     path = tmp_path / f"{figure}.svg"
     rule = "run_figures" if figure in RUN_FIGURES else "threshold_figure"
     told = {"figures": {figure: RUN_FIGURES.get(figure, ["thresholds"])}}
-    run.do(rule, run.job if figure in RUN_FIGURES else Job(), outputs={figure: str(path)}, settings=told)
+    files = {figure: str(path), f"{figure}_png": str(path.with_suffix(".png"))}
+    run.do(rule, run.job if figure in RUN_FIGURES else Job(), outputs=files, settings=told)
     assert "<svg" in path.read_text()[:1000]
-    assert list(tmp_path.iterdir()) == [path]
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(tmp_path.iterdir())) == 2

@@ -227,8 +227,8 @@ def test_every_job_of_every_seed_has_its_benchmark():
 def test_a_finished_workflow_has_every_table_and_figure():
     results = planned().results()
     assert {f"results/tables/{name}.parquet" for name in (*RUN_TABLES, "published")} < set(results)
-    assert "results/figures/predicted_vs_empirical.svg" in results
-    assert sum(name.startswith("results/figures/tiny_l1-1e-3/") for name in results) == 5
+    assert {f"results/figures/predicted_vs_empirical.{kind}" for kind in ("svg", "png")} < set(results)
+    assert sum(name.startswith("results/figures/tiny_l1-1e-3/") for name in results) == 10
 
 
 # --- what a change reruns -----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ rule run_figures:
             )
             for name in RUN_FIGURES
         },
+        **{f"{name}_png": PATH(f"figures/{{run}}/{name}.png") for name in RUN_FIGURES},
     log:
         PATH("logs/figures/{run}.log"),
     benchmark:
@@ -37,6 +38,7 @@ rule threshold_figure:
             category="Predicted and empirical thresholds",
             labels={"figure": "predicted_vs_empirical"},
         ),
+        predicted_vs_empirical_png=PATH("figures/predicted_vs_empirical.png"),
     log:
         PATH("logs/figures/predicted_vs_empirical.log"),
     benchmark:
