@@ -13,9 +13,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ..tables.schemas import STAGES
-from ..tables.thresholds import LIMITS, Limit, bracket_text, main_method
+from ..tables.thresholds import LIMITS, Limit, bracket_text, interval_text, main_method
 from . import style
-from .thresholds import interval_text, mean_interval
+from .thresholds import mean_interval
 
 _STAGE_LINES = dict(zip(STAGES, ("-", "--", (0, (3, 1, 1, 1))), strict=True))
 _POINTS = {"marker": "o", "markersize": 3.5, "markerfacecolor": "white"}
@@ -46,7 +46,7 @@ def _marks(
     if interval := mean_interval(predicted):
         lines.append((interval[0], {"color": colour, **_PREDICTED}))
         spans.append((interval[1], min(interval[2], 1.0), {"color": colour, "alpha": 0.1}))
-        words.append(f"predicted by {limit.predictor}: {interval_text(interval)}")
+        words.append(f"predicted by {limit.predictor}: {interval_text(*interval)}")
     if len(measured["run"]):
         lower, upper = measured["threshold_lower"][0], measured["threshold_upper"][0]
         words.append(f"measured: {bracket_text(lower, upper)}")

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ..tables.schemas import prediction_order
-from ..tables.thresholds import LIMITS, main_method
+from ..tables.thresholds import LIMITS, interval_text, main_method
 from . import style
 
 
@@ -32,10 +32,6 @@ def mean_interval(rows: style.Rows) -> tuple[float, float, float] | None:
     value = rows["threshold"][finite]
     lower, upper = rows["threshold_lower"][finite], rows["threshold_upper"][finite]
     return float(value.mean()), float(np.fmin(value, lower).min()), float(np.fmax(value, upper).max())
-
-
-def interval_text(interval: tuple[float, float, float]) -> str:
-    return "{:.4f} [{:.4f}, {:.4f}]".format(*interval)
 
 
 def width_curve(width_curves: pa.Table, predictions: pa.Table, run: str, *paths: str | os.PathLike) -> None:
@@ -74,7 +70,7 @@ def width_curve(width_curves: pa.Table, predictions: pa.Table, run: str, *paths:
             look = {"fmt": "o", "color": style.COLOURS[1], "elinewidth": 0.9, "capsize": 3, "markersize": 4}
             axes.errorbar(value, value, xerr=bars, **look, zorder=4)
             interval = mean_interval(crossing)
-            axes.set_title(f"{operator}: predicted {interval_text(interval)}" if interval else operator)
+            axes.set_title(f"{operator}: predicted {interval_text(*interval)}" if interval else operator)
             style.sparsity_axis(axes, low, high)
             style.sparsity_axis(axes, bottom, high, "y", "width ω" if axes is panels[0] else "")
         if not len(curves["run"]):

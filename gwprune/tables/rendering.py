@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 from .schemas import STAGES
-from .thresholds import bracket_text
+from .thresholds import bracket_text, decimals
 
 __all__ = ["Cell", "Page", "Sheet", "comparison_pages", "html", "markdown"]
 
@@ -104,7 +104,8 @@ def _threshold(row: Row | None) -> Cell:
     bracket = bracket_text(row["threshold_lower"], row["threshold_upper"])
     if not row["threshold_std"]:  # the seeds share one bracket, or are not known: no number says more
         return Cell(bracket)
-    return Cell(f"{row['threshold_mean']:.4f} ± {row['threshold_std']:.4f} {bracket}")
+    digits = decimals(row["threshold_std"])
+    return Cell(f"{row['threshold_mean']:.{digits}f} ± {row['threshold_std']:.{digits}f} {bracket}")
 
 
 def _accuracy_sheets(rows: list[Row]) -> Iterator[Sheet]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +18,26 @@ from .costs import advice
 from .files import read_table
 from .rendering import Sheet, comparison_pages
 from .schemas import prediction_order
-from .thresholds import bracket_text
+from .thresholds import LIMITS, bracket_text, gap_text, interval_text, limit_rows, main_method
 
 __all__ = [
     "cost_view",
     "limit_views",
+    "prediction_views",
     "print_comparison",
     "print_costs",
     "print_thresholds",
     "sheet_view",
-    "threshold_view",
 ]
 
-# The two limits: (name, stage, criterion, the predictor that speaks of it).
-_LIMITS = (
-    ("one-shot", "one_shot", "loss_tolerance", "width"),
-    ("fine-tuned", "fine_tuned", "control_loss_tolerance", "statistical_dimension"),
-)
-# Measurements that a person compares with a prediction: (heading, stage, criterion).
-_MEASURED = (
-    ("one-shot\ndata loss", "one_shot", "loss_tolerance"),
-    ("one-shot\nobjective", "one_shot", "objective_tolerance"),
-    ("fine-tuned\ndata loss", "fine_tuned", "control_loss_tolerance"),
-)
-_PREDICTION = ("run", "seed", "predictor", "operator", "epsilon_rule")
+# Measurements that a person compares with a prediction: (stage, criterion) -> name.
+_MEASURED = {
+    ("one_shot", "loss_tolerance"): "one-shot, data loss",
+    ("one_shot", "objective_tolerance"): "one-shot, objective",
+    ("fine_tuned", "control_loss_tolerance"): "fine-tuned, data loss",
+}
+_LEAST = 80  # columns that every terminal has
+_WIDE = 100  # columns for a prediction, its predictor and its interval on one line
 
 
 def _view(title: str, left: Iterable[str], right: Iterable[str], no_wrap: bool = False) -> Table:
@@ -51,77 +49,72 @@ def _view(title: str, left: Iterable[str], right: Iterable[str], no_wrap: bool =
     return table
 
 
-def _measured(row: dict[str, Any] | None) -> str:
-    return "-" if row is None else bracket_text(row["empirical_lower"], row["empirical_upper"])
+def _bracket(row: dict[str, Any]) -> str:
+    return bracket_text(row["empirical_lower"], row["empirical_upper"])
 
 
 def _gap(row: dict[str, Any] | None) -> str:
-    return "-" if row is None or row["gap"] is None else f"{row['gap']:+.4f}"
+    return "-" if row is None else gap_text(row["gap"], row["empirical_lower"], row["empirical_upper"])
 
 
-def _predicted(row: dict[str, Any]) -> str:
-    return f"{row['predicted']:.4f} [{row['predicted_lower']:.4f}, {row['predicted_upper']:.4f}]"
+def _predicted(row: dict[str, Any], wide: bool) -> str:
+    if row["predicted"] is None:
+        return "-"
+    text = interval_text(row["predicted"], row["predicted_lower"], row["predicted_upper"])
+    return text if wide else text.replace(" ", "\n", 1)
 
 
-def limit_views(thresholds: pa.Table, method: str = "magnitude") -> Iterator[Table]:
+def limit_views(thresholds: pa.Table, method: str = "magnitude", wide: bool = True) -> Iterator[Table]:
     """One table for each run and epsilon rule, two lines for each seed: what predicts a limit, and what was measured.
-
-    The predictions are those of the Hessian, or of the first other operator where the run has no Hessian.
 
     Args:
         thresholds: the table.
-        method: whose measured thresholds.
+        method: whose limits.
+        wide: whether there are 100 columns; else predictions are folded, and 80 are enough.
     """
-
-    def page(row: dict[str, Any]) -> tuple:
-        return row["run"], row["epsilon_rule"]
-
-    rows = [row for row in thresholds.to_pylist() if row["method"] == method]
-    for (run, rule), part in groupby(sorted(rows, key=page), key=page):
-        names = ("seed", "limit", "predicted by")
+    rows = limit_rows(thresholds, method)
+    for (run, rule), page in groupby(rows, key=itemgetter("run", "epsilon_rule")):
+        names = ("seed", "limit", *(["predicted by"] if wide else []))
         table = _view(f"{run}, method {method}, epsilon {rule}", names, ("predicted, interval", "measured", "gap"))
-        own = sorted(part, key=lambda row: (row["seed"], *prediction_order("", row["operator"])))
-        for seed, of_seed in groupby(own, key=lambda row: row["seed"]):
-            found = list(of_seed)
-            for limit, stage, criterion, predictor in _LIMITS:
-                facts = [row for row in found if (row["stage"], row["criterion"]) == (stage, criterion)]
-                guess = next((row for row in facts if row["predictor"] == predictor), None)
-                if facts:
-                    by = "-" if guess is None else f"{predictor}"
-                    predicted = "-" if guess is None else _predicted(guess)
-                    table.add_row(str(seed), limit, by, predicted, _measured(facts[0]), _gap(guess))
+        for _, lines in groupby(page, key=itemgetter("seed")):
+            for row in lines:
+                predictor, predicted = row["predictor"] or "-", _predicted(row, True)
+                cells = [predictor, predicted] if wide else [f"{predicted}\nby {predictor}"]
+                table.add_row(str(row["seed"]), row["limit"], *cells, _bracket(row), _gap(row))
             table.add_section()
         yield table
 
 
-def threshold_view(thresholds: pa.Table, method: str = "magnitude") -> Table:
-    """One line for each prediction, with measured thresholds beside it and the gap to the first of them.
+def prediction_views(thresholds: pa.Table, method: str = "magnitude", wide: bool = True) -> Iterator[Table]:
+    """One table for each run, epsilon rule and seed: what was measured, then every prediction and its gaps.
 
     Args:
         thresholds: the table.
         method: whose measured thresholds.
+        wide: whether there are 100 columns; else predictions are folded, and 80 are enough.
     """
-    title = f"Predicted and measured pruning thresholds (sparsity; method {method})"
-    names = ("run", "seed", "predictor", "operator", "epsilon", "predicted, interval")
-    table = _view(title, names, (*(heading for heading, _, _ in _MEASURED), "gap"))
 
-    def place(row: dict[str, Any]) -> tuple:
-        return row["run"], row["seed"], *prediction_order(row["predictor"], row["operator"]), row["epsilon_rule"]
+    def page(row: dict[str, Any]) -> tuple:
+        return row["run"], row["epsilon_rule"], row["seed"]
 
-    rows = sorted((row for row in thresholds.to_pylist() if row["method"] == method), key=place)
-    for _, part in groupby(rows, key=lambda row: (row["run"], row["seed"])):
-        for _, line in groupby(part, key=place):
-            by_criterion = {(row["stage"], row["criterion"]): row for row in line}
-            row = next(iter(by_criterion.values()))
-            measured = [by_criterion.get((stage, criterion)) for _, stage, criterion in _MEASURED]
-            table.add_row(
-                *(str(row[name]) for name in _PREDICTION),
-                _predicted(row),
-                *map(_measured, measured),
-                _gap(measured[0]),
-            )
-        table.add_section()
-    return table
+    def line(row: dict[str, Any]) -> tuple:
+        return prediction_order(row["predictor"], row["operator"])
+
+    rows = sorted((row for row in thresholds.to_pylist() if row["method"] == method), key=lambda r: (page(r), line(r)))
+    for (run, rule, seed), of_page in groupby(rows, key=page):
+        found = list(of_page)
+        measured = {(row["stage"], row["criterion"]): _bracket(row) for row in found}
+        title = [f"{run}, seed {seed}, method {method}, epsilon {rule}"]
+        title += [f"measured {name}: {measured[key]}" for key, name in _MEASURED.items() if key in measured]
+        gaps = [f"{limit.name}\ngap" for limit in LIMITS]
+        names = ("predictor", "operator", "predicted, interval" if wide else "predicted,\ninterval")
+        table = _view("\n".join(title), names, gaps)
+        for _, of_line in groupby(found, key=line):
+            own = {(row["stage"], row["criterion"]): row for row in of_line}
+            facts = [own.get((limit.stage, limit.criterion)) for limit in LIMITS]
+            row = next(filter(None, [*facts, *own.values()]))
+            table.add_row(row["predictor"], row["operator"], _predicted(row, wide), *map(_gap, facts))
+        yield table
 
 
 def cost_view(costs: pa.Table, sections: Mapping[str, str]) -> Table:
@@ -200,6 +193,8 @@ def print_comparison(results: Path) -> None:
 def print_thresholds(results: Path, every: bool = False) -> None:
     """Print the two limits of each network, predicted and measured, and name the files of a results directory.
 
+    It fits into 80 columns, and takes more where the terminal has them.
+
     Args:
         results: the directory.
         every: every predictor and operator instead, and the objective too.
@@ -208,18 +203,17 @@ def print_thresholds(results: Path, every: bool = False) -> None:
         FileNotFoundError: when the workflow has not finished.
     """
     thresholds = _table("thresholds", results)
-    methods = set(thresholds["method"].to_pylist())
-    method = "magnitude" if "magnitude" in methods else min(methods, default="magnitude")
-    console = _console(150 if every else 100)
-    if every:
-        console.print(threshold_view(thresholds, method))
-        console.print("gap = predicted - one-shot data-loss threshold; columns and units: results/README.md")
-    else:
-        console.print("Predicted and measured pruning thresholds (sparsity, training data loss)")
-        for view in limit_views(thresholds, method):
-            console.print(view)
-        console.print("one-shot: against the dense network; fine-tuned: against the dense network trained on as long")
-        console.print("gap = predicted - lower end of the bracket; every predictor: gwprune thresholds --all")
-    console.print(f"tables: {results}/tables/*.parquet, {results}/tables/thresholds.csv")
+    columns = max(_LEAST, shutil.get_terminal_size((_WIDE, 24)).columns)
+    console, method = Console(width=columns), main_method(thresholds["method"].to_pylist())
+    console.print("Predicted and measured pruning thresholds (sparsity)\n")
+    for view in (prediction_views if every else limit_views)(thresholds, method, columns >= _WIDE):
+        console.print(view)
+    console.print("limits: training data loss against the dense network (one-shot), or against")
+    console.print("the dense network trained on as long (fine-tuned); gap = predicted - lower end")
+    if not every:
+        console.print("every predictor: gwprune thresholds --all")
+    files = [("tables", results / "tables/*.parquet"), ("text", results / "tables/thresholds.csv")]
     if (results / "report.html").exists():
-        console.print(f"report: {results}/report.html")
+        files.append(("report", results / "report.html"))
+    for name, path in files:
+        console.print(f"{name}: {path}", soft_wrap=True)

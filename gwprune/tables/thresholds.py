@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..storage.files import read_json
 from ..storage.owners import refuse_foreign
+from .schemas import prediction_order
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,10 +24,14 @@ __all__ = [
     "bracket_text",
     "criteria",
     "criteria_of",
+    "decimals",
     "empirical_rows",
     "empirical_threshold",
     "epsilon_value",
     "epsilons_of",
+    "gap_text",
+    "interval_text",
+    "limit_rows",
     "main_method",
     "next_sparsity",
     "search",
@@ -39,8 +45,6 @@ _ENDS = ("", "_lower", "_upper")
 
 # Widest bracket whose lower end may stand for the threshold.
 _WIDEST = 0.05
-# Widest bracket that is printed as one number of three or four decimals.
-_NARROW = 0.001
 
 
 @dataclass(frozen=True)
@@ -232,7 +236,7 @@ class Bracket:
 
 
 def bracket_text(lower: float, upper: float) -> str:
-    """A bracket for people: one number where it is narrow, a bound where it is open, else both ends.
+    """A bracket for people: both ends, which are points of the grid, or a bound where it is open.
 
     Args:
         lower: 0 when no point meets the criterion.
@@ -242,7 +246,29 @@ def bracket_text(lower: float, upper: float) -> str:
         return f">= {lower:.4f}"
     if lower == 0.0:
         return f"< {upper:.4f}"
-    return f"{lower:.4f}" if upper - lower <= _NARROW * (1 + 1e-9) else f"[{lower:.4f}, {upper:.4f}]"
+    digits = max(4, decimals(upper - lower))
+    return f"[{lower:.{digits}f}, {upper:.{digits}f}]"
+
+
+def interval_text(value: float, lower: float, upper: float) -> str:
+    """A prediction for people."""
+    return f"{value:.4f} [{lower:.4f}, {upper:.4f}]"
+
+
+def gap_text(gap: float | None, lower: float, upper: float) -> str:
+    """A gap for people, to as many decimals as its bracket is known to; a dash for none.
+
+    Args:
+        gap: predicted minus the lower end of the bracket.
+        lower: end of the bracket.
+        upper: end of the bracket.
+    """
+    return "-" if gap is None else f"{gap:+.{decimals(upper - lower)}f}"
+
+
+def decimals(width: float) -> int:
+    """How many decimals a number has that is known to ``width``: 3 for 0.001, as for 0.0007 and for 0.005."""
+    return min(max(math.ceil(-math.log10(width) - 0.2), 0), 6) if width > 0 else 4
 
 
 def empirical_threshold(grid: Mapping[float, Measured], criterion: Criterion) -> Bracket:
@@ -414,3 +440,34 @@ def threshold_rows(predictions: pa.Table, empirical: pa.Table) -> list[dict[str,
         if all(prediction[key] == row[key] for key in ("run", "seed"))
         and row["epsilon_rule"] in ("", prediction["epsilon_rule"])
     ]
+
+
+def limit_rows(thresholds: pa.Table, method: str) -> list[dict[str, Any]]:
+    """Both limits of each network, as far as they were measured: rows for people.
+
+    The predictions are those of the Hessian, or of the first other operator where the run has no Hessian.
+
+    Args:
+        thresholds: the table.
+        method: whose limits.
+
+    Returns:
+        Rows of run, epsilon_rule, seed, limit, predictor, operator, predicted, predicted_lower, predicted_upper,
+        empirical_lower, empirical_upper, gap, sorted by the first three. Where the limit's predictor did not run, it
+        and all that follows from it are None.
+    """
+    limits = {(limit.stage, limit.criterion): (place, limit) for place, limit in enumerate(LIMITS)}
+    found: dict[tuple, dict[str, Any]] = {}
+    for row in sorted(thresholds.to_pylist(), key=lambda row: prediction_order("", row["operator"])):
+        if row["method"] != method or (row["stage"], row["criterion"]) not in limits:
+            continue
+        place, limit = limits[row["stage"], row["criterion"]]
+        guessed = row["predictor"] == limit.predictor
+        line = {name: row[name] for name in ("run", "epsilon_rule", "seed")} | {"limit": limit.name}
+        line |= {name: row[name] if guessed else None for name in ("predictor", "operator", "gap")}
+        line |= {f"predicted{end}": row[f"predicted{end}"] if guessed else None for end in _ENDS}
+        line |= {name: row[name] for name in ("empirical_lower", "empirical_upper")}
+        key = row["run"], row["epsilon_rule"], row["seed"], place
+        if key not in found or (guessed and found[key]["predictor"] is None):
+            found[key] = line
+    return [found[key] for key in sorted(found)]

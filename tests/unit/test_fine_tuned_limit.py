@@ -20,6 +20,8 @@ from gwprune.tables.thresholds import (
     criteria,
     empirical_rows,
     empirical_threshold,
+    gap_text,
+    limit_rows,
     next_sparsity,
     threshold_rows,
 )
@@ -106,7 +108,8 @@ def test_the_control_adds_its_criteria_to_the_fine_tuned_stage_alone():
 @pytest.mark.parametrize(
     ("lower", "upper", "reached", "known", "text"),
     [
-        (0.8328, 0.8338, True, True, "0.8328"),
+        (0.8328, 0.8338, True, True, "[0.8328, 0.8338]"),
+        (0.832801, 0.832811, True, True, "[0.83280, 0.83281]"),
         (0.85, 0.855, True, True, "[0.8500, 0.8550]"),
         (0.85, 0.9, True, True, "[0.8500, 0.9000]"),
         (0.85, 0.900001, True, False, "[0.8500, 0.9000]"),
@@ -122,6 +125,41 @@ def test_a_wide_or_open_bracket_is_no_threshold(lower, upper, reached, known, te
     assert (row["empirical"], row["gap"]) == ((lower, 0.75 - lower) if known else (None, None))
     assert (row["empirical_lower"], row["empirical_upper"]) == (lower, upper)
     assert bracket_text(lower, upper) == text
+
+
+@pytest.mark.parametrize(
+    ("width", "gap", "text"),
+    [(0.000967, 0.01234, "+0.012"), (0.001, -0.0004, "-0.000"), (0.003125, 0.01234, "+0.012"),
+     (0.005, 0.0174, "+0.017"), (0.05, 0.0174, "+0.02"), (0.00001, 0.0123456, "+0.01235"), (0.001, None, "-")],
+)  # fmt: skip
+def test_a_gap_has_no_more_decimals_than_its_bracket(width, gap, text):
+    assert gap_text(gap, 0.9, 0.9 + width) == text
+
+
+def test_the_two_limits_of_each_network_each_with_its_own_predictor():
+    rows = [
+        row_of("thresholds", seed=seed, predictor=predictor, operator=operator, stage=stage, criterion=criterion,
+               predicted=predicted)
+        for seed in (1, 0)
+        for predictor, operator, predicted in (
+            ("quadratic", "hessian", 0.1), ("width", "ggn", 0.2), ("width", "hessian", 0.3),
+            ("statistical_dimension", "ggn", 0.4),
+        )
+        for stage, criterion in (("fine_tuned", "control_loss_tolerance"), ("one_shot", "loss_tolerance"))
+    ]  # fmt: skip
+    found = limit_rows(table_of("thresholds", rows), "magnitude")
+    names = ("seed", "limit", "predictor", "operator", "predicted")
+    assert [tuple(row[name] for name in names) for row in found] == [
+        (seed, *line)
+        for seed in (0, 1)
+        for line in (
+            ("one-shot", "width", "hessian", 0.3),
+            ("fine-tuned", "statistical_dimension", "ggn", 0.4),
+        )
+    ]
+    (alone,) = limit_rows(table_of("thresholds", rows[:1]), "magnitude")
+    assert (alone["limit"], alone["predictor"], alone["predicted"], alone["gap"]) == ("fine-tuned", None, None, None)
+    assert limit_rows(table_of("thresholds", rows), "random") == []
 
 
 # --- the job ------------------------------------------------------------------------------------------------

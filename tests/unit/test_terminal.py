@@ -20,7 +20,7 @@ from gwprune.jobs import report
 from gwprune.spectral.predictors import PREDICTORS
 from gwprune.tables.costs import advice
 from gwprune.tables.files import write_table
-from gwprune.tables.terminal import print_thresholds, threshold_view
+from gwprune.tables.terminal import prediction_views, print_thresholds
 
 from .helpers_tables import interval, row_of, table_of
 
@@ -37,16 +37,20 @@ def measured(stage="one_shot", criterion="loss_tolerance", empirical=(0.8328, 0.
 CONTROL = "control_loss_tolerance"
 
 
-def shown(rows: list[dict], **options) -> str:
-    console = Console(width=180, file=io.StringIO(), color_system=None)
-    console.print(threshold_view(table_of("thresholds", rows), **options))
+def shown(rows: list[dict], width: int = 180, **options) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    for view in prediction_views(table_of("thresholds", rows), **options):
+        console.print(view)
     return console.file.getvalue()
 
 
+def cells_of(text: str) -> list[list[str]]:
+    """The cells of the bodies of tables."""
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if line[:1] == "│"]
+
+
 def lines(rows: list[dict], **options) -> list[list[str]]:
-    """The cells of the body."""
-    body = [line for line in shown(rows, **options).splitlines() if line.startswith("│")]
-    return [[cell.strip() for cell in line.strip("│").split("│")] for line in body]
+    return cells_of(shown(rows, **options))
 
 
 # --- the view -----------------------------------------------------------------------------------------------
@@ -60,31 +64,33 @@ def test_predicted_and_measured_numbers_stand_side_by_side():
         measured("fine_tuned", empirical=(0.7, 0.7, 0.701)),
         measured(criterion="accuracy_drop:1", empirical=(0.123456, 0.123456, 0.2)),
     ]
-    numbers = ["0.8581 [0.8304, 0.9191]", "0.8328", "0.8904", "[0.9500, 0.9800]", "+0.0253"]
-    assert lines(rows) == [["digits_fc_l1-3e-4", "0", "width", "hessian", "batch_std", *numbers]]
+    assert lines(rows) == [["width", "hessian", "0.8581 [0.8304, 0.9191]", "+0.025", "-0.09"]]
+    for title in ("digits_fc_l1-3e-4, seed 0, method magnitude, epsilon batch_std",
+                  "measured one-shot, data loss: [0.8328, 0.8338]", "measured one-shot, objective: [0.8904, 0.8914]",
+                  "measured fine-tuned, data loss: [0.9500, 0.9800]"):  # fmt: skip
+        assert title in shown(rows)
 
 
 @pytest.mark.parametrize(
-    ("rows", "cells"),
+    ("rows", "gaps"),
     [
-        ([measured(empirical=(None, 0.0, 0.1))], ["< 0.1000", "-", "-", "-"]),  # missed at once
+        ([measured(empirical=(None, 0.0, 0.1))], ["-", "-"]),  # missed at once
         (
-            [
-                measured(empirical=(None, 0.98, 1.0)),
-                measured("fine_tuned", CONTROL, empirical=(None, 0.95, 1.0)),
-            ],  # never missed
-            [">= 0.9800", "-", ">= 0.9500", "-"],
-        ),
-        ([measured("fine_tuned", empirical=(0.95, 0.95, 0.98))], ["-", "-", "-", "-"]),  # no control
-        ([measured(predicted=(0.75, 0.7, 0.8), empirical=(0.8, 0.8, 0.801))], ["0.8000", "-", "-", "-0.0500"]),
+            [measured(empirical=(None, 0.98, 1.0)), measured("fine_tuned", CONTROL, empirical=(None, 0.95, 1.0))],
+            ["-", "-"],
+        ),  # never missed
+        ([measured("fine_tuned", empirical=(0.95, 0.95, 0.98))], ["-", "-"]),  # no control
+        ([measured(predicted=(0.75, 0.7, 0.8), empirical=(0.8, 0.8, 0.801))], ["-0.050", "-"]),
     ],
 )
-def test_bounds_and_what_was_not_measured(rows, cells):
+def test_bounds_and_what_was_not_measured(rows, gaps):
     (line,) = lines(rows)
-    assert line[6:] == cells
+    assert line[3:] == gaps
+    (one,) = {row["empirical_lower"] for row in rows if row["stage"] == "one_shot"} or {None}
+    assert ("measured one-shot" in shown(rows)) == (one is not None)
 
 
-def test_each_run_seed_predictor_operator_and_rule_has_a_line_in_a_fixed_order():
+def test_each_run_rule_and_seed_has_a_block_and_each_predictor_and_operator_a_line_in_a_fixed_order():
     rows = [
         measured(run=run, seed=seed, predictor=predictor, operator=operator, epsilon_rule=rule)
         for run in ("b", "a")
@@ -93,20 +99,19 @@ def test_each_run_seed_predictor_operator_and_rule_has_a_line_in_a_fixed_order()
         for operator in ("ggn", "hessian")
         for rule in ("relative:0.1", "batch_std")
     ]
-    assert [tuple(cells[:5]) for cells in lines(rows)] == [
-        (run, seed, predictor, operator, rule)
-        for run in "ab"
-        for seed in ("2", "10")
-        for predictor in (*PREDICTORS, "later")
-        for operator in ("hessian", "ggn")
-        for rule in ("batch_std", "relative:0.1")
+    titles = re.findall(r"^(\w), seed (\d+), method magnitude, epsilon ([\w:.]+)", shown(rows), re.MULTILINE)
+    assert titles == [
+        (run, seed, rule) for run in "ab" for rule in ("batch_std", "relative:0.1") for seed in ("2", "10")
     ]
+    names = [(predictor, operator) for predictor in (*PREDICTORS, "later") for operator in ("hessian", "ggn")]
+    assert [tuple(cells[:2]) for cells in lines(rows)] == names * len(titles)
 
 
 def test_measurements_of_other_methods_are_left_out():
     rows = [measured(), measured(method="random", empirical=(0.3, 0.3, 0.4))]
-    assert [cells[6] for cells in lines(rows)] == ["0.8328"]
-    assert [cells[6] for cells in lines(rows, method="random")] == ["[0.3000, 0.4000]"]
+    assert "[0.8328, 0.8338]" in shown(rows)
+    assert "[0.3000, 0.4000]" not in shown(rows)
+    assert "measured one-shot, data loss: [0.3000, 0.4000]" in shown(rows, method="random")
     assert "method random" in shown(rows, method="random")
 
 
@@ -133,9 +138,8 @@ def results(tmp_path) -> Path:
 def test_print_thresholds_shows_both_limits_and_names_the_files(results, capsys):
     print_thresholds(results)
     output = capsys.readouterr().out
-    table = [[cell.strip() for cell in line.strip("│").split("│")] for line in output.splitlines() if line[0] in "│"]
-    assert table == [
-        ["0", "one-shot", "width", "0.8581 [0.8304, 0.9191]", "0.8328", "+0.0253"],
+    assert cells_of(output) == [
+        ["0", "one-shot", "width", "0.8581 [0.8304, 0.9191]", "[0.8328, 0.8338]", "+0.025"],
         ["0", "fine-tuned", "statistical_dimension", "0.8800 [0.8700, 0.8900]", "< 0.5000", "-"],
     ]
     assert "digits_fc_l1-3e-4, method magnitude, epsilon batch_std" in output
@@ -149,7 +153,7 @@ def test_print_thresholds_shows_both_limits_and_names_the_files(results, capsys)
 def test_every_predictor_is_shown_when_asked_for(results, capsys):
     assert main(["thresholds", str(results), "--all"]) == 0
     output = capsys.readouterr().out
-    for text in ("0.8581 [0.8304, 0.9191]", "0.8100 [0.8000, 0.8200]", "0.9100 [0.9000, 0.9200]", "-0.0228"):
+    for text in ("0.8581 [0.8304, 0.9191]", "0.8100 [0.8000, 0.8200]", "0.9100 [0.9000, 0.9200]", "-0.023"):
         assert text in output
 
 
@@ -159,8 +163,26 @@ def test_lines_of_the_limits_fit_into_100_columns(tmp_path, capsys):
     write_table("thresholds", rows, tmp_path / "tables/thresholds.parquet", {})
     print_thresholds(tmp_path)
     output = capsys.readouterr().out
-    assert re.search(r"1234 +│ fine-tuned .*0\.8800 \[0\.8700, 0\.8900\].*\[0\.8500, 0\.8550\].*\+0\.0300", output)
+    assert re.search(r"1234 +│ fine-tuned .*0\.8800 \[0\.8700, 0\.8900\].*\[0\.8500, 0\.8550\].*\+0\.030 ", output)
     assert all(len(line) <= 100 for line in output.splitlines() if str(tmp_path) not in line)
+
+
+@pytest.mark.parametrize("every", [False, True])
+@pytest.mark.parametrize("columns", ["80", "40"])
+def test_tables_of_a_narrow_terminal_are_folded_into_80_columns_and_no_cell_is_cut(
+    every, columns, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", columns)
+    wide = {"run": "fashion_mnist_resnet20_narrow_l1-3e-4", "seed": 1234, "epsilon_rule": "relative:0.125"}
+    rows = [measured(**wide), measured("fine_tuned", CONTROL, (0.85, 0.85, 0.8501), **wide, **STATISTICAL)]
+    write_table("thresholds", rows, tmp_path / "tables/thresholds.parquet", {})
+    print_thresholds(tmp_path, every)
+    output = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in output.splitlines() if str(tmp_path) not in line)
+    assert "…" not in output
+    for text in ("0.8800", "[0.8700, 0.8900]", "[0.8500, 0.8501]", "+0.0300", "statistical_dimension"):
+        assert text in output
+    assert f"tables: {tmp_path}/tables/*.parquet\n" in output
 
 
 def test_a_limit_without_its_prediction_is_shown_and_one_that_was_not_measured_is_not(tmp_path, capsys):
@@ -168,14 +190,8 @@ def test_a_limit_without_its_prediction_is_shown_and_one_that_was_not_measured_i
     write_table("thresholds", rows, tmp_path / "tables/thresholds.parquet", {})
     print_thresholds(tmp_path)
     output = capsys.readouterr().out
-    assert re.search(r"one-shot +│ - +│ +- │ +0\.8328 │ +- │", output)
+    assert re.search(r"one-shot +│ - +│ +- │ +\[0\.8328, 0\.8338\] │ +- │", output)
     assert "fine-tuned │" not in output
-
-
-def test_a_narrow_terminal_or_a_pipe_breaks_no_line_of_the_table(results, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
-    print_thresholds(results, every=True)
-    assert re.search(r"digits_fc_l1-3e-4.*0\.8581 \[0\.8304, 0\.9191\].*\+0\.0253", capsys.readouterr().out)
 
 
 def test_print_thresholds_without_results_raises(tmp_path):
