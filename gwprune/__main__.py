@@ -9,28 +9,33 @@ from pathlib import Path
 from . import __version__
 
 
+def _results(args: argparse.Namespace) -> Path:
+    if args.results is not None:
+        return Path(args.results)
+    from .config import load_file  # noqa: PLC0415 - each command imports what it needs
+
+    return Path(load_file(args.config).results)
+
+
 def _print(args: argparse.Namespace) -> int:
-    from .tables import terminal  # noqa: PLC0415 - each command imports what it needs
+    from .tables import terminal  # noqa: PLC0415
 
-    if args.config is not None:
-        from .config import load_file  # noqa: PLC0415
-
-        args.results = load_file(args.config).results
+    results = _results(args)
     if args.view == "print_costs":
         from .config.plan import SECTION_OF_RULE  # noqa: PLC0415
 
-        terminal.print_costs(Path(args.results), SECTION_OF_RULE)
+        terminal.print_costs(results, SECTION_OF_RULE)
     elif args.view == "print_thresholds":
-        terminal.print_thresholds(Path(args.results), every=args.all)
+        terminal.print_thresholds(results, every=args.all)
     else:
-        terminal.print_comparison(Path(args.results))
+        terminal.print_comparison(results)
     return 0
 
 
 def _report(args: argparse.Namespace) -> int:
     from .jobs.report import build_report  # noqa: PLC0415
 
-    build_report(Path(args.config), args.cores)
+    print(build_report(_results(args), Path(args.config) if args.results is None else None))
     return 0
 
 
@@ -67,9 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
         command.set_defaults(run=_print, view=view)
         if name == "thresholds":
             command.add_argument("--all", action="store_true", help="every predictor and operator")
-    command = commands.add_parser("report", help="build the self-contained report.html if it is out of date")
-    command.add_argument("--config", default="config/config.yaml")
-    command.add_argument("--cores", default="all")
+    command = commands.add_parser("report", help="write report.html, one page that needs nothing else")
+    where = command.add_mutually_exclusive_group()
+    where.add_argument("results", nargs="?", help="directory of results")
+    where.add_argument("--config", default="config/config.yaml", help="configuration that names it (%(default)s)")
     command.set_defaults(run=_report)
     command = commands.add_parser("config-docs", help="generate the configuration's schema and reference")
     command.add_argument("--check", action="store_true", help="write nothing; status 1 when something would change")

@@ -14,7 +14,7 @@ from ..storage.files import atomic_path
 from ..storage.owners import refuse_foreign
 from .schemas import key_columns, table_schema
 
-__all__ = ["TableError", "combine", "grouped", "read_table", "table_provenance", "write_table"]
+__all__ = ["TableError", "combine", "grouped", "read_table", "table_provenance", "tables_folder", "write_table"]
 
 
 class TableError(Exception):
@@ -91,6 +91,12 @@ def read_table(name: str, path: str | os.PathLike) -> pa.Table:
             f" expected {', '.join(schema.names)}. It comes from another version: delete it and run again"
         )
     return table
+
+
+def tables_folder(results: str | os.PathLike) -> Path:
+    """Where the tables of a directory of results lie: in its folder ``tables``, or in it where they stand alone."""
+    folder = Path(results) / "tables"
+    return Path(results) if not folder.exists() and (Path(results) / "thresholds.parquet").exists() else folder
 
 
 def table_provenance(table: pa.Table) -> dict[str, str]:

@@ -13,13 +13,13 @@ from typing import Any
 from .schemas import STAGES
 from .thresholds import bracket_text, decimals
 
-__all__ = ["Cell", "Page", "Sheet", "comparison_pages", "html", "markdown"]
+__all__ = ["NOTES", "Cell", "Page", "Sheet", "comparison_pages", "html", "markdown"]
 
 Row = dict[str, Any]
 
 _COLUMNS = 5  # sparsities side by side, so that a line fits on a wide terminal
 _EMPTY = "†"
-_NOTES = (
+NOTES = (
     "Accuracies are of the test split, in percent: mean ± standard deviation over the seeds if there are several, in"
     " brackets the rank among"
     f" all methods and stages at the same sparsity; the best is bold. {_EMPTY}: some layer has no weight left.",
@@ -32,10 +32,11 @@ _NOTES = (
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, bold or not."""
+    """A text, bold or not, and what it stands for, to be sorted by."""
 
     text: str
     bold: bool = False
+    value: str | float | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def comparison_pages(rows: Iterable[Row], thresholds: Iterable[Row]) -> list[Pag
 
 def markdown(pages: Iterable[Page]) -> str:
     """The pages as one Markdown text, its columns aligned."""
-    lines = ["# Comparison of pruning methods", "", *(line for note in _NOTES for line in (note, ""))]
+    lines = ["# Comparison of pruning methods", "", *(line for note in NOTES for line in (note, ""))]
     for page in pages:
         lines += [f"## {page.title}", "", page.text, ""]
         for sheet in page.sheets:
@@ -198,7 +199,7 @@ def html(pages: Iterable[Page]) -> str:
 
     lines = ["<!DOCTYPE html>", '<html lang="en"><head><meta charset="utf-8"><title>Comparison</title>']
     lines += [f"<style>{_STYLE}</style></head><body>", "<h1>Comparison of pruning methods</h1>"]
-    lines += [f"<p>{escape(note)}</p>" for note in _NOTES]
+    lines += [f"<p>{escape(note)}</p>" for note in NOTES]
     for page in pages:
         lines += [f"<h2>{escape(page.title)}</h2>", f"<p>{escape(page.text)}</p>"]
         for sheet in page.sheets:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .costs import advice
-from .files import read_table
+from .files import read_table, tables_folder
 from .rendering import Sheet, comparison_pages
 from .schemas import prediction_order
 from .thresholds import LIMITS, bracket_text, gap_text, interval_text, limit_rows, main_method
@@ -149,7 +149,7 @@ def _console(least: int) -> Console:
 
 
 def _table(name: str, results: Path) -> pa.Table:
-    path = results / "tables" / f"{name}.parquet"
+    path = tables_folder(results) / f"{name}.parquet"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; run the workflow first")
     return read_table(name, path)
@@ -212,7 +212,7 @@ def print_thresholds(results: Path, every: bool = False) -> None:
     console.print("the dense network trained on as long (fine-tuned); gap = predicted - lower end")
     if not every:
         console.print("every predictor: gwprune thresholds --all")
-    files = [("tables", results / "tables/*.parquet"), ("text", results / "tables/thresholds.csv")]
+    files = [("tables", tables_folder(results) / "*.parquet")]
     if (results / "report.html").exists():
         files.append(("report", results / "report.html"))
     for name, path in files:

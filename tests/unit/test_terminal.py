@@ -1,4 +1,4 @@
-"""The terminal's table of thresholds, the command line, and the report's shortcuts."""
+"""The terminal's table of thresholds and the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import gwprune
 from gwprune.__main__ import main
 from gwprune.config.models import Resources
 from gwprune.config.plan import SECTION_OF_RULE
-from gwprune.jobs import report
 from gwprune.spectral.predictors import PREDICTORS
 from gwprune.tables.costs import advice
 from gwprune.tables.files import write_table
@@ -143,11 +142,11 @@ def test_print_thresholds_shows_both_limits_and_names_the_files(results, capsys)
         ["0", "fine-tuned", "statistical_dimension", "0.8800 [0.8700, 0.8900]", "< 0.5000", "-"],
     ]
     assert "digits_fc_l1-3e-4, method magnitude, epsilon batch_std" in output
-    assert f"{results}/tables/thresholds.csv" in output.replace("\n", "")
+    assert f"tables: {results}/tables/*.parquet\n" in output
     assert "report.html" not in output
     (results / "report.html").touch()
     print_thresholds(results)
-    assert f"report: {results}/report.html" in capsys.readouterr().out.replace("\n", "")
+    assert f"report: {results}/report.html\n" in capsys.readouterr().out
 
 
 def test_every_predictor_is_shown_when_asked_for(results, capsys):
@@ -248,54 +247,6 @@ def test_a_wrong_command_line_shows_the_usage(arguments, capsys):
         main(arguments)
     assert caught.value.code == 2
     assert "usage: gwprune" in capsys.readouterr().err
-
-
-# --- the report -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def config_file(tmp_path) -> Path:
-    path = tmp_path / "mine.yaml"
-    path.write_text(f"experiments: [{{dataset: digits, network: fc}}]\nresults: {tmp_path}/out\n")
-    return path
-
-
-@pytest.fixture
-def commands(monkeypatch) -> list[list[str]]:
-    """What would be run; fails with a few lines on standard error."""
-    seen: list[list[str]] = []
-
-    def run(command, **_):
-        seen.append(command)
-        return subprocess.CompletedProcess(command, 1, "", "\n".join(f"line {i}" for i in range(40)))
-
-    monkeypatch.setattr(subprocess, "run", run)
-    return seen
-
-
-def test_a_report_of_nothing_is_refused(config_file, commands, capsys):
-    assert main(["report", "--config", str(config_file)]) == 1
-    assert "out/tables holds nothing to report" in capsys.readouterr().err
-    assert commands == []
-
-
-def test_a_report_newer_than_its_sources_is_left_and_an_older_one_is_built(config_file, commands):
-    table = config_file.parent / "out/tables/sweep.parquet"
-    page = config_file.parent / "out/report.html"
-    table.parent.mkdir(parents=True)
-    table.touch()
-    page.touch()
-    os.utime(table, (1000, 1000))
-    os.utime(page, (2000, 2000))
-    assert report.build_report(config_file) == page
-    assert commands == []
-    os.utime(table, (3000, 3000))
-    with pytest.raises(RuntimeError, match="line 39") as caught:
-        report.build_report(config_file, "2")
-    assert "line 10\n" not in str(caught.value)
-    (command,) = commands
-    assert command[command.index("--configfile") + 1] == str(config_file)
-    assert command[command.index("--report") + 1] == str(page)
 
 
 # --- costs --------------------------------------------------------------------------------------------------
