@@ -185,10 +185,11 @@ class Plan:
 
     def results(self) -> list[str]:
         """All that a finished workflow has: tables and figures."""
-        tables = [*map(self.table, TABLES), *map(self.path, ("tables/thresholds.csv", "tables/comparison.md"))]
+        pages = ("README.md", "thresholds.csv", "comparison.md", "comparison.html")
+        tables = [*map(self.table, TABLES), *(self.path(f"tables/{name}") for name in pages)]
         figures = ["predicted_vs_empirical", *(f"{run}/{name}" for run in self.runs for name in RUN_FIGURES)]
         pictures = [self.path(f"figures/{name}.{kind}") for name in figures for kind in ("svg", "png")]
-        return [*tables, self.path("tables/comparison.html"), *pictures]
+        return [*tables, *pictures]
 
     def _job_file(self, kind: str, rule: str, suffix: str) -> str:
         name = "_".join(filter(None, ("{run}_seed{seed}", RULES[rule].job)))

@@ -17,7 +17,7 @@ from ..tables.comparison import comparison_rows, comparison_threshold_rows, sour
 from ..tables.files import combine, read_table, table_provenance, write_table
 from ..tables.published import published_rows
 from ..tables.rendering import comparison_pages, html, markdown
-from ..tables.schemas import RUN_TABLES
+from ..tables.schemas import RUN_TABLES, readme
 from ..tables.thresholds import criteria_of, empirical_rows, threshold_rows
 from .job import Job
 from .rules import Files
@@ -138,7 +138,7 @@ def aggregate(job: Job, inputs: Files, outputs: Files, settings: AggregateSettin
     """Join the tables of all runs.
 
     ``outputs["csv"]`` says what table `thresholds` says; ``outputs["markdown"]`` and ``outputs["html"]`` are the
-    rendered comparison.
+    rendered comparison, ``outputs["readme"]`` describes the files.
     """
     origin = job.provenance()
     joined = {name: combine(name, inputs[name], outputs[name], origin) for name in RUN_TABLES if name != "costs"}
@@ -147,9 +147,9 @@ def aggregate(job: Job, inputs: Files, outputs: Files, settings: AggregateSettin
     write_table("costs", costs, outputs["costs"], table_provenance(joined["sweep"]))
     write_table("published", published_rows(), outputs["published"], origin)
     pages = comparison_pages(*(joined[name].to_pylist() for name in ("comparison", "comparison_thresholds")))
-    for kind, render in (("markdown", markdown), ("html", html)):
+    for kind, text in (("markdown", markdown(pages)), ("html", html(pages)), ("readme", readme())):
         with atomic_path(outputs[kind]) as temporary:
-            temporary.write_text(render(pages))
+            temporary.write_text(text)
     thresholds = joined["thresholds"]
     with atomic_path(outputs["csv"]) as temporary, open(temporary, "w", newline="") as stream:
         writer = csv.DictWriter(stream, thresholds.schema.names)

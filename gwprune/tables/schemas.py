@@ -19,6 +19,7 @@ __all__ = [
     "documentation",
     "key_columns",
     "prediction_order",
+    "readme",
     "table_schema",
 ]
 
@@ -325,6 +326,22 @@ def prediction_order(predictor: str, operator: str) -> tuple:
     known = list(PREDICTORS)
     place = known.index(predictor) if predictor in PREDICTORS else len(known)
     return place, predictor, operator != "hessian", operator
+
+
+_PAGES = {
+    "thresholds.csv": "table `thresholds` as text",
+    "comparison.md": "tables `comparison` and `comparison_thresholds` as a page of Markdown",
+    "comparison.html": "the same page for a browser",
+}
+
+
+def readme() -> str:
+    """What each file beside the tables of a run is, and what stands in it, as Markdown."""
+    files = {**{f"{name}.parquet": text for name, (text, _) in TABLES.items()}, **_PAGES}
+    about = "Tables are in long format, sorted by their keys; schema metadata (`gwprune.*`) say where they come from."
+    head = ["# Tables", "", about, "", "| file | what it holds |", "| --- | --- |"]
+    rows = [f"| [`{name}`]({name}) | {text} |" for name, text in files.items()]
+    return "\n".join([*head, *rows, "", "## Columns", "", documentation()])
 
 
 def documentation() -> str:

@@ -140,7 +140,9 @@ class SmallRun:
     def outputs(self, rule: str, at: SimpleNamespace) -> dict[str, str]:
         """Named outputs of a job, as the rules have them."""
         plan, wildcards = self.plan, {key: value for key, value in vars(at).items() if key not in ("run", "seed")}
-        pages = {"csv": "thresholds.csv", "markdown": "comparison.md", "html": "comparison.html"}
+        pages = {
+            "csv": "thresholds.csv", "markdown": "comparison.md", "html": "comparison.html", "readme": "README.md"
+        }  # fmt: skip
         names = {
             "train": {"network": "network", "history": "training", "dense": "dense"},
             "snapshot": {"network": "snapshot"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import math
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -179,6 +180,12 @@ def test_the_pages_show_the_comparison(run):
     for page in ("comparison.md", "comparison.html"):
         text = Path(run.plan.path(f"tables/{page}")).read_text()
         assert f"{best['accuracy_mean']:.2f} (1)" in text
+
+
+def test_the_folder_of_tables_says_what_each_of_its_files_is(run):
+    readme = Path(run.plan.path("tables/README.md"))
+    linked = set(re.findall(r"^\| \[`\S+`\]\((\S+)\) \| \w", readme.read_text(), re.MULTILINE))
+    assert linked == {path.name for path in readme.parent.iterdir()} - {"README.md"}
 
 
 # --- test data chooses nothing ------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,8 @@ from gwprune.tables.files import grouped, read_table, write_table
 from gwprune.tables.rendering import comparison_pages, markdown
 from gwprune.tables.thresholds import criteria, empirical_rows, threshold_rows
 
-REFERENCE = Path(__file__).parents[2] / "results/reference/fashion_mnist"
+RESULTS = Path(__file__).parents[2] / "results"
+REFERENCE = RESULTS / "reference/fashion_mnist"
 
 
 def test_reference_tables_follow_from_their_sweep_and_predictions(tmp_path):
@@ -45,3 +47,19 @@ def test_reference_tables_follow_from_their_sweep_and_predictions(tmp_path):
     tables = rebuilt("comparison", compared), rebuilt("comparison_thresholds", thresholds)
     pages = comparison_pages(*(table.to_pylist() for table in tables))
     assert markdown(pages) == (REFERENCE / "comparison.md").read_text()
+
+
+def test_the_question_of_the_documentation_is_answered_by_its_lines(tmp_path, monkeypatch, capsys):
+    (lines,) = re.findall(r"```python\n(.*?)```", (RESULTS / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/tables").symlink_to(REFERENCE)
+    monkeypatch.chdir(tmp_path)
+    exec(lines)
+    answer = [tuple(line.split()[:3]) for line in capsys.readouterr().out.splitlines()[1:]]
+    measured = read_table("empirical", REFERENCE / "empirical.parquet").filter(
+        pc.field("criterion") == "accuracy_drop:1"
+    )
+    parts = grouped(measured, "run", "method", "stage")
+    holds = [part for part in parts if min(part["threshold_lower"]) >= 0.95]
+    assert 0 < len(holds) < len(parts)
+    assert sorted(answer) == sorted((part["run"], part["method"], part["stage"]) for part in holds)

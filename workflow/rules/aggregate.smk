@@ -24,6 +24,7 @@ rule aggregate:
         **{name: expand(PLAN.run_table(name), run=PLAN.runs) for name in RUN_TABLES},
     output:
         **{name: PLAN.table(name) for name in TABLES},
+        readme=PATH("tables/README.md"),
         csv=PATH("tables/thresholds.csv"),
         markdown=PATH("tables/comparison.md"),
         html=report(
