@@ -15,9 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ..config.plan import RUN_FIGURES, SECTION_OF_RULE
 from ..spectral.predictors import PREDICTORS
 from ..storage.files import atomic_path
-from ..tables.costs import advice
 from ..tables.files import grouped, read_table, table_provenance, tables_folder
-from ..tables.rendering import NOTES, Cell, Sheet, comparison_pages
+from ..tables.rendering import NOTES, Cell, Sheet, comparison_pages, cost_sheet
 from ..tables.schemas import TABLES, key_columns, prediction_order, table_schema
 from ..tables.thresholds import LIMITS, bracket_text, gap_text, limit_rows, main_method
 
@@ -64,7 +63,7 @@ def build_report(results: Path, config: Path | None = None) -> Path:
         "prediction_sheet": _predictions(tables["predictions"]),
         "pages": comparison_pages(*(tables[name].to_pylist() for name in ("comparison", "comparison_thresholds"))),
         "notes": NOTES,
-        "cost_sheet": _costs(tables["costs"]),
+        "cost_sheet": cost_sheet(tables["costs"], SECTION_OF_RULE),
         "pictures": _pictures(results, runs),
         "provenance": table_provenance(tables["thresholds"]),
         "config": config,
@@ -200,20 +199,6 @@ def _predictions(predictions: pa.Table) -> Sheet:
     ]
     heads = [_HEADINGS.get(key, key) for key in keys]
     return Sheet("predictions", [*heads, "epsilon, nats", "predicted", "interval"], [lines])
-
-
-def _costs(costs: pa.Table) -> Sheet:
-    """What the jobs of each rule cost."""
-    lines = [
-        [
-            *_keys(row, ("rule", "jobs")),
-            *(_number(row[name], ".1f") for name in ("median_seconds", "longest_seconds")),
-            _number(row["hours"], ".2f"),
-            _number(row["largest_rss_mb"], ".0f"),
-        ]
-        for row in advice(costs, SECTION_OF_RULE)
-    ]
-    return Sheet("costs", ["rule", "jobs", "median s", "longest s", "hours in all", "largest memory, MB"], [lines])
 
 
 def _pictures(results: Path, runs: Iterable[str]) -> dict[str, dict[str, tuple[str, str]]]:

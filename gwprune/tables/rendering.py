@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .costs import advice
 from .schemas import STAGES
 from .thresholds import bracket_text, decimals
 
-__all__ = ["NOTES", "Cell", "Page", "Sheet", "comparison_pages", "html", "markdown"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["NOTES", "Cell", "Page", "Sheet", "comparison_pages", "cost_sheet", "html", "markdown"]
 
 Row = dict[str, Any]
 
@@ -163,6 +167,22 @@ def comparison_pages(rows: Iterable[Row], thresholds: Iterable[Row]) -> list[Pag
         sheets = [*_accuracy_sheets(own), *_threshold_sheets([row for row in thresholds if row["run"] == run])]
         pages.append(Page(f"{network} on {dataset}, l1 {own[0]['l1']:g}", text, sheets))
     return pages
+
+
+def cost_sheet(costs: pa.Table, sections: Mapping[str, str]) -> Sheet:
+    """One line for each rule: what its jobs cost, and what `resources` should say.
+
+    Args:
+        costs: the table.
+        sections: rule -> section of `resources`.
+    """
+    formats = {"median_seconds": ".1f", "longest_seconds": ".1f", "hours": ".2f", "largest_rss_mb": ".0f"}
+    lines = [
+        [Cell(format(value, formats.get(name, "")), value=value) for name, value in row.items()]
+        for row in advice(costs, sections)
+    ]
+    numbers = ("jobs", "median s", "longest s", "hours in all", "largest MB", "mem_mb", "runtime, min")
+    return Sheet("what jobs cost, and what to ask for", ("rule", "section of resources", *numbers), [lines])
 
 
 def markdown(pages: Iterable[Page]) -> str:

@@ -14,20 +14,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .costs import advice
 from .files import read_table, tables_folder
-from .rendering import Sheet, comparison_pages
+from .rendering import Sheet, comparison_pages, cost_sheet
 from .schemas import prediction_order
 from .thresholds import LIMITS, bracket_text, gap_text, interval_text, limit_rows, main_method
 
 __all__ = [
-    "cost_view",
     "limit_views",
     "prediction_views",
     "print_comparison",
     "print_costs",
     "print_thresholds",
-    "sheet_view",
+    "sheet_views",
 ]
 
 # Measurements that a person compares with a prediction: (stage, criterion) -> name.
@@ -38,6 +36,7 @@ _MEASURED = {
 }
 _LEAST = 80  # columns that every terminal has
 _WIDE = 100  # columns for a prediction, its predictor and its interval on one line
+_PIPE = 170  # columns of what is no terminal
 
 
 def _view(title: str, left: Iterable[str], right: Iterable[str], no_wrap: bool = False) -> Table:
@@ -117,35 +116,36 @@ def prediction_views(thresholds: pa.Table, method: str = "magnitude", wide: bool
         yield table
 
 
-def cost_view(costs: pa.Table, sections: Mapping[str, str]) -> Table:
-    """One line for each rule: what its jobs cost, and what `resources` should say.
+def sheet_views(sheet: Sheet, columns: int) -> Iterator[Table]:
+    """A sheet as one table, or as several below each other: each with the first two columns and as many as fit.
 
     Args:
-        costs: the table.
-        sections: rule -> section of `resources`.
+        sheet: its first two columns hold names.
+        columns: of the terminal.
     """
-    numbers = ("jobs", "median s", "longest s", "hours in all", "largest MB", "mem_mb", "runtime, min")
-    table = _view("What jobs cost, and what to ask for", ("rule", "section of resources"), numbers)
-    formats = {"median_seconds": ".1f", "longest_seconds": ".1f", "hours": ".2f", "largest_rss_mb": ".0f"}
-    for row in advice(costs, sections):
-        table.add_row(*(format(value, formats.get(name, "")) for name, value in row.items()))
-    return table
+    names = [name.replace(" ", "\n") for name in sheet.header]
+    texts = zip(*([cell.text for cell in row] for row in sheet.rows), strict=True)
+    widths = [
+        max(map(len, [*name.splitlines(), *column])) + 3  # what rich puts between two columns
+        for name, column in zip(names, texts, strict=True)
+    ]
+    blocks: list[list[int]] = [[]]
+    for place in range(2, len(names)):
+        if blocks[-1] and sum(widths[i] for i in (0, 1, *blocks[-1], place)) >= columns:
+            blocks.append([])
+        blocks[-1].append(place)
+    for block in blocks:
+        table = _view(sheet.title, names[:2], [names[i] for i in block], no_wrap=True)
+        for section in sheet.sections:
+            for row in section:
+                table.add_row(*(Text(row[i].text, "bold" if row[i].bold else "") for i in (0, 1, *block)))
+            table.add_section()
+        yield table
 
 
-def sheet_view(sheet: Sheet) -> Table:
-    """A sheet of the comparison."""
-    table = _view(sheet.title, sheet.header[:2], sheet.header[2:], no_wrap=True)
-    for section in sheet.sections:
-        for row in section:
-            table.add_row(*(Text(cell.text, "bold" if cell.bold else "") for cell in row))
-        table.add_section()
-    return table
-
-
-def _console(least: int) -> Console:
-    # A pipe has no width of its own; a table squeezed into 80 columns helps nobody.
-    console = Console()
-    return console if console.is_terminal and console.width >= least else Console(width=least + 20)
+def _columns() -> int:
+    """Columns of the terminal; a pipe has as many as the widest table is worth."""
+    return max(_LEAST, shutil.get_terminal_size((_PIPE, 24)).columns)
 
 
 def _table(name: str, results: Path) -> pa.Table:
@@ -165,8 +165,9 @@ def print_costs(results: Path, sections: Mapping[str, str]) -> None:
     Raises:
         FileNotFoundError: when the workflow has not finished.
     """
-    console = _console(110)
-    console.print(cost_view(_table("costs", results), sections))
+    console = Console(width=_columns())
+    for view in sheet_views(cost_sheet(_table("costs", results), sections), console.width):
+        console.print(view)
     console.print("mem_mb, runtime: for a job like the largest one; a section takes the largest of its rules")
     console.print(
         "finetune, train_sparse: runtime is for a job of all its sparsities, that of resources for one of them"
@@ -180,14 +181,14 @@ def print_comparison(results: Path) -> None:
         FileNotFoundError: when the workflow has not finished.
     """
     tables = (_table(name, results).to_pylist() for name in ("comparison", "comparison_thresholds"))
-    console = _console(150)
+    console = Console(width=_columns())
     for page in comparison_pages(*tables):
         console.print(Text(f"\n{page.title}", "bold"))
         console.print(Text(page.text))
-        for sheet in page.sheets:
-            console.print(sheet_view(sheet))
+        for view in (view for sheet in page.sheets for view in sheet_views(sheet, console.width)):
+            console.print(view)
     console.print("test split; mean ± standard deviation over seeds (rank at that sparsity); † a layer without weights")
-    console.print(f"terms: results/README.md; the same as text: {results}/tables/comparison.md")
+    console.print(f"terms: results/README.md; the same as text: {results}/tables/comparison.md", soft_wrap=True)
 
 
 def print_thresholds(results: Path, every: bool = False) -> None:
@@ -203,10 +204,9 @@ def print_thresholds(results: Path, every: bool = False) -> None:
         FileNotFoundError: when the workflow has not finished.
     """
     thresholds = _table("thresholds", results)
-    columns = max(_LEAST, shutil.get_terminal_size((_WIDE, 24)).columns)
-    console, method = Console(width=columns), main_method(thresholds["method"].to_pylist())
+    console, method = Console(width=_columns()), main_method(thresholds["method"].to_pylist())
     console.print("Predicted and measured pruning thresholds (sparsity)\n")
-    for view in (prediction_views if every else limit_views)(thresholds, method, columns >= _WIDE):
+    for view in (prediction_views if every else limit_views)(thresholds, method, console.width >= _WIDE):
         console.print(view)
     console.print("limits: training data loss against the dense network (one-shot), or against")
     console.print("the dense network trained on as long (fine-tuned); gap = predicted - lower end")

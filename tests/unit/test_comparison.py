@@ -14,9 +14,9 @@ from gwprune.__main__ import main
 from gwprune.tables.comparison import comparison_rows, comparison_threshold_rows, in_words, source_of
 from gwprune.tables.files import write_table
 from gwprune.tables.published import published_rows
-from gwprune.tables.rendering import comparison_pages, html, markdown
+from gwprune.tables.rendering import Cell, Sheet, comparison_pages, html, markdown
 from gwprune.tables.schemas import table_schema
-from gwprune.tables.terminal import sheet_view
+from gwprune.tables.terminal import sheet_views
 
 from .helpers_tables import FACTS, interval, row_of, table_of
 
@@ -243,9 +243,27 @@ def test_html_holds_the_same_cells_and_is_well_formed():
 
 def test_the_best_is_bold_on_the_terminal():
     console = Console(width=150, file=io.StringIO(), force_terminal=True, color_system="standard")
-    console.print(sheet_view(comparison_pages(*sample())[0].sheets[0]))
+    console.print(*sheet_views(comparison_pages(*sample())[0].sheets[0], console.width))
     bold = re.findall(r"\x1b\[1m\s*([^\x1b]* ± [^\x1b]*)\x1b", console.file.getvalue())
     assert [text.strip() for text in bold] == ["89.00 ± 0.00 (1)", "89.50 ± 0.00 (1)"]
+
+
+@pytest.mark.parametrize("columns", [80, 120, 200])
+def test_a_sheet_that_is_too_wide_is_folded_and_no_cell_is_cut(columns):
+    header = ["stage", "method", *(f"tolerance rule{i}" for i in range(7))]
+    rows = [[Cell("fine_tuned"), Cell(f"method{j}"), *(Cell(f"{i}.{j} " + "x" * 14) for i in range(7))] for j in "ab"]
+    sheet = Sheet("a title", header, [rows[:1], rows[1:]])
+    console = Console(width=columns, file=io.StringIO())
+    views = list(sheet_views(sheet, columns))
+    console.print(*views)
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= columns
+    assert len(views) == {80: 4, 120: 2, 200: 1}[columns]
+    for view in views:
+        assert [str(column.header) for column in view.columns][:2] == ["stage", "method"]
+    places = [str(column.header) for view in views for column in view.columns[2:]]
+    assert places == [f"tolerance\nrule{i}" for i in range(7)]
+    assert all(text.count(cell.text) == 1 for row in rows for cell in row[2:])
 
 
 def test_the_command_prints_the_comparison(tmp_path, capsys):

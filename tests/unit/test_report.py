@@ -37,7 +37,7 @@ class Page(HTMLParser):
         self.images += [own["src"]] if "src" in own else []
         self.ids += [own["id"]] if "id" in own else []
         if tag == "table":
-            self.rows = self.tables.setdefault(own.get("id", "files"), [])
+            self.rows = self.tables.setdefault(own.get("id", "table-files").removeprefix("table-"), [])
         elif tag == "tr":
             self.rows.append([])
         elif tag in ("td", "th"):
@@ -110,7 +110,9 @@ def test_every_prediction_cost_and_dense_network_is_shown_with_its_number(page, 
     heads, *lines = page.tables["dense-networks"]
     place = [text for text, _ in heads].index("train loss, nats")
     assert {(line[0][0], line[1][0]): float(line[place][1]) for line in lines} == dense
-    assert [cell[0] for cell in page.tables["costs"][1]] == ["train", "1", "7.2", "7.2", "0.00", "0"]
+    costs = page.tables["what-jobs-cost-and-what-to-ask-for"][1]
+    assert [cell[0] for cell in costs][:6] == ["train", "train", "1", "7.2", "7.2", "0.00"]
+    assert float(costs[3][1]) == 7.25
     (spectrum, *_) = page.tables["spectra"][1:]
     assert [cell[0] for cell in spectrum[:3]] == ["fc5_l1", "0", "ggn"]
     assert spectrum[-1][0] == "0.400"
