@@ -75,7 +75,9 @@ def sparsity_sweep(
     predicted = style.read_rows(predictions, run=run)
     method = main_method(rows["method"])
     epsilon_rule = style.one_rule(predicted)
-    predicted = style.where(predicted, epsilon_rule=epsilon_rule)
+    # Predictions may be those of each method.
+    own = {"method": method} if "method" in predicted else {}
+    predicted = style.where(predicted, epsilon_rule=epsilon_rule, **own)
     measured = style.where(measured, method=method, epsilon_rule=epsilon_rule)
     operator = next(iter(style.by_importance(predicted["operator"], "hessian")), "")
     predicted = style.where(predicted, operator=operator)

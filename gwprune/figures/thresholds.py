@@ -121,8 +121,11 @@ def predicted_vs_empirical(thresholds: pa.Table, *paths: str | os.PathLike) -> N
     colours = style.numbered_colours(np.unique(rows["run"]))
     title = f"predicted and measured limits (sparsity; method {method}, ε: {epsilon_rule})"
     measured = [limit for limit in LIMITS if limit.criterion in rows["criterion"][rows["stage"] == limit.stage]]
-    size = 1.2 + 2.1 * len(predictors), 1.2 + 2.3 * max(len(measured), 1) + 0.16 * (len(colours) // 3)
-    with style.drawing(paths, title, *size) as figure:
+    width = 1.2 + 2.1 * len(predictors)
+    # As many columns of runs in the legend as there is room beside the others, by the length of their names.
+    room = (width - 5.2) / (0.7 + 0.065 * max(map(len, colours), default=1))
+    per = max(4, -(-len(colours) // max(int(room), 1)))
+    with style.drawing(paths, title, width, 0.6 + 2.3 * max(len(measured), 1) + 0.17 * per) as figure:
         if not measured:
             style.no_data(figure.subplots(), "the limits")
             return
@@ -156,5 +159,4 @@ def predicted_vs_empirical(thresholds: pa.Table, *paths: str | os.PathLike) -> N
             Line2D([], [], color="#333333", linestyle="", marker="^", label="goes on beyond the panel"),
             Line2D([], [], linestyle="", label="corner: mean |predicted - measured|; bold: this limit's predictor"),
         ]
-        per = max(4, -(-len(of_runs) // 3))
         style.legend(figure, *(of_runs[i : i + per] for i in range(0, len(of_runs), per)), of_operators, explained)
