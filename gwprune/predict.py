@@ -40,7 +40,7 @@ def operator_for(
 ) -> CurvatureOperator | CompactedOperator:
     """The curvature of a network's loss, as a predictor multiplies by it.
 
-    Finding dead units takes two products, so it pays where many follow: for predictors that need the spectrum.
+    Finding dead units takes two products, so it pays where many follow.
 
     Args:
         predictor: what the operator is for.
@@ -52,7 +52,7 @@ def operator_for(
             :func:`gwprune.curvature_operator`.
     """
     operator = curvature_operator(model, loss_fn, data, **options)
-    return compacted(operator, seed) if "spectrum" in predictor.needs else operator
+    return compacted(operator, seed) if predictor.apart or "spectrum" in predictor.needs else operator
 
 
 def problem_for(
@@ -82,6 +82,7 @@ def problem_for(
         norms=ranking.pruned_norms(weights),
         operator=operator,
         gradient=operator.gradient() if "gradient" in predictor.needs else None,
+        loss=operator.loss if "loss" in predictor.needs else None,
         spectrum=spectrum,
         **options,
     )
@@ -235,8 +236,9 @@ def predict_threshold(
         operator: ``"hessian"`` or ``"ggn"``.
         predictor: a name of `gwprune.spectral.predictors.PREDICTORS`: ``"width"`` (Zhang et al. 2024, arXiv
             2306.05857), ``"quadratic"`` (local model of the loss rise), ``"trace_bound"`` (below the width, from the
-            trace alone), or ``"statistical_dimension"`` (of the cone that the sublevel set spans: exact for random
-            subspaces; some 200 further products).
+            trace alone), ``"statistical_dimension"`` (of the cone that the sublevel set spans: exact for random
+            subspaces; some 200 further products), or, with ``operator="ggn"``, ``"surgeon"`` (Gauss-Newton model
+            least over the kept weights) and ``"surgeon_step"`` (loss measured there).
         epsilon: a positive number in units of the loss, or ``"batch_std"``: the standard deviation of the loss over
             mini-batches in the order of ``data``, see :func:`gwprune.network.losses.batch_deviation`. Its batch size
             is that of the DataLoader if ``data`` is one, else 128.
@@ -282,6 +284,9 @@ def predict_threshold(
         raise ValueError(f"operator must be one of {', '.join(OPERATORS)}, got {operator!r}")
     if predictor not in PREDICTORS:
         raise ValueError(f"predictor must be one of {', '.join(PREDICTORS)}, got {predictor!r}")
+    if operator not in PREDICTORS[predictor].operators:
+        known = ", ".join(PREDICTORS[predictor].operators)
+        raise ValueError(f"predictor {predictor!r} needs operator {known}, got {operator!r}")
     if steps < 1 or probes < 1:
         raise ValueError(f"steps and probes must be at least 1, got {steps} and {probes}")
     if tolerance is not None and not 0 < tolerance < 1:

@@ -271,7 +271,9 @@ class Plan:
             for probe in range(spectrum.probes)
         ]
         for name in self.predictors(run):
-            apart = [{"operator": operator} for operator in spectrum.operators] if PREDICTORS[name].apart else [{}]
+            predictor = PREDICTORS[name]
+            fitting = [operator for operator in spectrum.operators if operator in predictor.operators]
+            apart = [{"operator": operator} for operator in fitting] if predictor.apart else [{}]
             jobs += [PlannedJob(name, wildcards) for wildcards in apart]
         tokens = {name: method_token(name) for name in methods}
         jobs += [PlannedJob("rank", {"method": tokens[name]}) for name in methods if method_of(name).needs]

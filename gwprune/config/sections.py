@@ -167,7 +167,7 @@ class Spectrum(Strict):
         default=True, description="false leaves predictor `statistical_dimension` out of `predictors`"
     )
     predictors: Annotated[list[str], BeforeValidator(as_list)] = Field(
-        default=list(PREDICTORS),
+        default=[name for name, predictor in PREDICTORS.items() if predictor.default],
         min_length=1,
         description="; ".join(f"`{name}`: {predictor.text}" for name, predictor in PREDICTORS.items()),
     )
@@ -187,6 +187,11 @@ class Spectrum(Strict):
             named = [name for name in named if name != "statistical_dimension"]
         if not named:
             raise ValueError("no predictor is left: statistical_dimension is false")
+        operators = info.data.get("operators")
+        for name in named if operators else ():
+            if not set(operators) & set(PREDICTORS[name].operators):
+                known, asked = ", ".join(PREDICTORS[name].operators), ", ".join(operators)
+                raise ValueError(f"{name} needs operator {known}, and spectrum.operators holds {asked}")
         return named
 
 

@@ -111,8 +111,8 @@ def _predicting(plan: Plan, rule: str, at: Any) -> dict[str, Any]:
         "operators": operators,
         "epsilon_rules": run.experiment.epsilon,
         **run.section("spectrum", *_SAMPLES, *lanczos),
-        # A few products for each of several operators are not worth keeping.
-        "checkpoint": plan.checkpoint(at, f"{at.operator}_{rule}.products") if predictor.apart else "",
+        # A few products for each of several operators are not worth keeping, the surgeon's thousands fill a disk.
+        "checkpoint": plan.checkpoint(at, f"{at.operator}_{rule}.products") if predictor.apart and lanczos else "",
     }
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..network.losses import mean_gradient
 from ..network.matrices import Choice
-from ..network.modes import differentiable
+from ..network.modes import differentiable, undisturbed
 from ..network.prunable import PrunableSet
 from ..network.samples import Batch, as_tensors, batches_of, call, count_samples, take
 from .checks import NotDeterministicError, check_curvature
@@ -212,6 +212,25 @@ class CurvatureOperator(ProductOperator):
         """Gradient of the mean loss with respect to the prunable weights, shape (D,)."""
         batches = batches_of(self.data, self.batch_size)
         return mean_gradient(self.model, self.loss_fn, batches, self.samples, self.prunable, self.dtype)
+
+    @torch.no_grad()
+    def loss(self, weights: Tensor) -> float:
+        """Mean loss of the network with other prunable weights; the network and kept graphs stay as they are.
+
+        Args:
+            weights: (D,), on the operator's device.
+
+        Raises:
+            ValueError: for weights of another size.
+        """
+        values = dict(zip(self.prunable.names, self.prunable.unflatten(weights.to(self.dtype)), strict=True))
+        total = 0.0
+        with undisturbed(self.model):
+            for inputs, targets in batches_of(self.data, self.batch_size):
+                arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+                output = torch.func.functional_call(self.model, values, arguments)
+                total += float(self.loss_fn(output, targets)) * count_samples(targets)
+        return total / self.samples
 
     def release(self) -> None:
         """Give back the memory of kept graphs; the next product starts from the weights."""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NEEDS", "PREDICTORS", "Predictor"]
 
-NEEDS = ("spectrum", "products", "gradient")
+NEEDS = ("spectrum", "products", "gradient", "loss")
+_OPERATORS = ("hessian", "ggn")
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Predictor:
     Attributes:
         name: as in the tables and in the argument ``predictor`` of :func:`gwprune.predict_threshold`.
         needs: what it is computed from, some of ``NEEDS``: the ``"spectrum"`` (coefficients of the probes), further
-            ``"products"`` with the operator, the ``"gradient"`` of the data loss.
+            ``"products"`` with the operator, the ``"gradient"`` of the data loss, the data ``"loss"`` at other weights.
         apart: whether the workflow gives each operator a job of its own.
         text: one line for tables, help and documentation.
         implementation: ``"module:function"``, the module as `importlib.import_module` takes it from this package
             (``".width"``), imported when the predictor is first used.
+        default: whether it is computed where no predictors are named; a baseline that costs much need not be.
+        operators: names of the operators that it can be computed with; all, unless each has a job of its own.
     """
 
     name: str
@@ -39,11 +42,15 @@ class Predictor:
     apart: bool
     text: str
     implementation: str
+    default: bool = True
+    operators: tuple[str, ...] = _OPERATORS
 
     def __post_init__(self):
         unknown = set(self.needs) - set(NEEDS)
         if unknown:
             raise ValueError(f"predictor {self.name}: needs must be some of {', '.join(NEEDS)}, got {unknown}")
+        if self.operators != _OPERATORS and not self.apart:
+            raise ValueError(f"predictor {self.name} leaves operators out, so it must be computed apart")
 
     @property
     def from_spectrum(self) -> bool:
@@ -63,8 +70,9 @@ class Predictor:
         Raises:
             ValueError: for an ``epsilon`` that is not positive, or a problem without what the predictor needs.
         """
-        for need, part in (("spectrum", "spectrum"), ("products", "operator"), ("gradient", "gradient")):
-            if need in self.needs and getattr(problem, part) is None:
+        for need in self.needs:
+            part = {"products": "operator"}.get(need, need)
+            if getattr(problem, part) is None:
                 raise ValueError(f"predictor {self.name} needs the {part}, which the problem does not have")
         module, _, function = self.implementation.partition(":")
         return getattr(import_module(module, __package__), function)(problem, epsilon)
@@ -101,6 +109,24 @@ PREDICTORS: dict[str, Predictor] = {
             apart=True,
             text="where the statistical dimension of the cone that the sublevel set spans meets the sparsity",
             implementation=".cones:cone_threshold",
+        ),
+        Predictor(
+            "surgeon",
+            needs=("products", "gradient"),
+            apart=True,
+            text="where the Gauss-Newton model of the loss rise, least over the kept weights, reaches epsilon",
+            implementation=".surgeon:surgeon_threshold",
+            default=False,
+            operators=("ggn",),
+        ),
+        Predictor(
+            "surgeon_step",
+            needs=("products", "gradient", "loss"),
+            apart=True,
+            text="where the loss that is measured after the step of `surgeon` has risen by epsilon",
+            implementation=".surgeon:surgeon_step_threshold",
+            default=False,
+            operators=("ggn",),
         ),
     )
 }

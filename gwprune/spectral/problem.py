@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,7 @@ class Problem:
         norms: (D + 1,) float64, the pruned norm R after removal of 0, 1, ..., D weights.
         operator: the curvature; anything with ``shape`` (D, D) and ``@``.
         gradient: (D,), of the data loss.
+        loss: the data loss, in nats, as a function of all weights (D,).
         spectrum: of the operator.
         tolerance: width of the interval, in sparsity, that is asked for; None: as narrow as the predictor makes it.
         steps: most Lanczos steps from one removed vector.
@@ -40,6 +42,7 @@ class Problem:
     norms: np.ndarray
     operator: Any = None
     gradient: Tensor | None = None
+    loss: Callable[[Tensor], float] | None = None
     spectrum: Spectrum | None = None
     tolerance: float | None = None
     steps: int = 64

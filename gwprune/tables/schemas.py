@@ -175,10 +175,10 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             _count("dimension", "D, the number of prunable weights"),
             _count(
                 "steps",
-                "Lanczos steps per probe (`quadratic`: operator-vector products in all; `statistical_dimension`: those"
-                " beyond the probes' and earlier epsilon rules')",
+                "Lanczos steps per probe (`quadratic`, `surgeon`, `surgeon_step`: operator-vector products in all;"
+                " `statistical_dimension`: those beyond the probes' and earlier epsilon rules')",
             ),
-            _count("probes", "random probes (`quadratic`: 0)"),
+            _count("probes", "random probes (0 where there are none)"),
             *_interval("threshold", "predicted threshold, a sparsity"),
         ],
     ),

@@ -122,6 +122,7 @@ class SmallRun:
             "spectrum": lambda: data | network,
             "predict": lambda: plan.probes(at) | network | dense,
             "quadratic": lambda: data | network | dense,
+            **dict.fromkeys(("surgeon", "surgeon_step"), lambda: data | network | dense),
             "statistical_dimension": lambda: plan.probes(at) | data | network | dense,
             "rank": lambda: plan.ranked(at) | data,
             "mask": lambda: plan.ranked(at) | data,

@@ -255,6 +255,10 @@ _LIMITED = {"dataset": {"name": "digits", "options": {"train_limit": 100}}}
             "spectrum.predictors: no predictor is left: statistical_dimension is false",
         ),
         (
+            values(spectrum={"operators": "hessian", "predictors": ["width", "surgeon"]}),
+            "spectrum.predictors: surgeon needs operator ggn, and spectrum.operators holds hessian",
+        ),
+        (
             values(training={"milestones": [10, 20, 10], "schedule": "multistep"}),
             "training.milestones: 10 is listed twice",
         ),

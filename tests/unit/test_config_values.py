@@ -48,11 +48,15 @@ def test_an_epsilon_rule_keeps_its_number(amount):
 
 
 def test_predictors_are_all_or_some_and_the_statistical_dimension_can_be_switched_off():
-    assert config.load(values()).spectrum.predictors == list(PREDICTORS)
+    common = [name for name, predictor in PREDICTORS.items() if predictor.default]
+    assert config.load(values()).spectrum.predictors == common
+    assert set(PREDICTORS) - set(common) == {"surgeon", "surgeon_step"}
+    asked = config.load(values(spectrum={"predictors": list(PREDICTORS)})).spectrum.predictors
+    assert asked == list(PREDICTORS)
     some = {"predictors": ["quadratic", "statistical_dimension"]}
     assert config.load(values(spectrum=some)).experiments[0].spectrum.predictors == some["predictors"]
     without = config.load(values(spectrum={"statistical_dimension": False})).spectrum.predictors
-    assert without == [name for name in PREDICTORS if name != "statistical_dimension"]
+    assert without == [name for name in common if name != "statistical_dimension"]
 
 
 def test_sparsities_are_sorted():

@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
+from gwprune import datasets, predict_threshold
 from gwprune.curvature.operator import ProductOperator
+from gwprune.datasets import DeviceSplit
 from gwprune.jobs import prediction
 from gwprune.jobs.artifacts import ArtifactError, load_network, load_probe, save_network
 from gwprune.jobs.job import job
@@ -142,6 +145,23 @@ def test_more_steps_from_the_removed_vectors_narrow_the_interval(run, tmp_path):
         assert short["threshold_lower"] <= long["threshold"] <= short["threshold_upper"]
     wide, narrow = ([row["threshold_upper"] - row["threshold_lower"] for row in rows[steps]] for steps in (1, 40))
     assert sum(narrow) < sum(wide)
+
+
+@pytest.mark.parametrize("name", ["surgeon", "surgeon_step"])
+def test_the_surgeons_write_the_thresholds_of_the_library(run, tmp_path, name):
+    path = str(tmp_path / f"{name}.parquet")
+    run.do(name, outputs={"predictions": path}, operator="ggn")
+    rows = read_table("predictions", path).to_pylist()
+    split = DeviceSplit.from_data(datasets.load(run.data), "train", "cpu").subset(100, 0)
+    for row, rule in zip(rows, rules(run), strict=True):
+        assert (row["predictor"], row["operator"], row["epsilon_rule"], row["probes"]) == (name, "ggn", rule, 0)
+        model = load_network(run.file("network"), "cpu", owner=run.key)
+        data = split.as_tensors()
+        found = predict_threshold(
+            model, functional.cross_entropy, data, predictor=name, operator="ggn", epsilon=row["epsilon"]
+        )
+        assert (row["threshold_lower"], row["threshold_upper"]) == (found.lower, found.upper)
+        assert row["steps"] == found.steps > 0
 
 
 def test_curve_sparsities_hold_the_asked_ones_once_in_order():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
 from functools import partial
 
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import gwprune
 from gwprune.curvature import operator as curvature
 from gwprune.curvature.operator import OPERATORS, NotDeterministicError, curvature_operator
+from gwprune.network.prunable import PrunableSet
 
 from .helpers_networks import (
     PROBLEMS,
@@ -77,6 +79,39 @@ def test_release_gives_graphs_back_and_the_next_product_builds_them(kind: str):
     operator.release()
     assert operator._graphs is None
     torch.testing.assert_close(operator @ vector, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["tanh_mlp", "conv_net"])
+def test_the_loss_with_other_weights_is_that_of_a_network_that_has_them(name: str):
+    model, _, inputs, targets = problem(name)
+    operator = curvature_operator(model, F.cross_entropy, (inputs, targets), batch_size=4)  # the last one is shorter
+    vector = normal(operator.shape[0], seed=2)
+    before, state = operator @ vector, copy.deepcopy(model.state_dict())
+    other = copy.deepcopy(model)
+    weights = operator.prunable.flatten() + 0.3 * vector
+    PrunableSet(other).assign(weights)
+    with torch.no_grad():
+        expected = float(F.cross_entropy(other(inputs), targets))
+    assert operator.loss(weights) == pytest.approx(expected, rel=1e-12)
+    assert operator.loss(operator.prunable.flatten()) != pytest.approx(expected, rel=1e-3)
+    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
+    assert operator._graphs is not None
+    torch.testing.assert_close(operator @ vector, before, rtol=0, atol=0)
+    with pytest.raises(ValueError, match=rf"shape \({operator.shape[0]},\), got \(3,\)"):
+        operator.loss(weights[:3])
+
+
+def test_a_tied_weight_is_replaced_wherever_it_is_used():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    model[2].weight = model[0].weight
+    model = initialised(model)
+    inputs, targets = normal(9, 4), labels(9, 2)
+    operator = curvature_operator(model, F.cross_entropy, (inputs, targets))
+    weights = normal(operator.shape[0], seed=3)
+    found = operator.loss(weights)
+    operator.prunable.assign(weights)
+    with torch.no_grad():
+        assert found == pytest.approx(float(F.cross_entropy(model(inputs), targets)), rel=1e-12)
 
 
 def test_graphs_are_built_once_when_they_are_kept():

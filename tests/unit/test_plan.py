@@ -15,6 +15,7 @@ from gwprune import config
 from gwprune.config.plan import RULES, SECTION_OF_RULE, WITH_PRODUCTS, Plan, PlannedJob, needs_gpu, section_of
 from gwprune.config.settings import provenance_of, settings_of
 from gwprune.jobs.rules import WORK, work_of
+from gwprune.spectral.predictors import PREDICTORS
 from gwprune.tables.schemas import RUN_TABLES
 
 from .helpers_run import SMALLEST_2, VALUES, SmallRun, finished_run
@@ -51,6 +52,15 @@ def test_a_run_without_sparse_training_has_these_jobs():
         "train": 1, "predict": 1, "spectrum": 2, "quadratic": 1, "statistical_dimension": 2,
         "rank": 1, "sweep": 2, "finetune": 2, "bracket": 1,
     }  # fmt: skip
+
+
+def test_a_predictor_has_jobs_for_the_operators_that_it_can_be_computed_with():
+    plan = planned(spectrum={"operators": ["hessian", "ggn"], "predictors": list(PREDICTORS)})
+    for name in ("surgeon", "surgeon_step"):
+        assert [job.wildcards for job in jobs(plan, name)] == [{"operator": "ggn"}]
+        at = SimpleNamespace(run="tiny_l1-1e-3", seed="0", operator="ggn")
+        assert settings_of(plan, name, at)["operators"] == ["ggn"]
+    assert len(jobs(plan, "statistical_dimension")) == 2
 
 
 def test_only_methods_that_need_data_have_rankings_of_their_own():
@@ -181,6 +191,7 @@ def test_the_settings_of_every_job_are_those_that_its_work_takes():
     at = [(job.rule, run.at(**job.wildcards)) for job in run.plan.jobs(run.run.name)]
     at += [("prepare_data", SimpleNamespace(dataset=run.run.dataset_key)), ("aggregate", SimpleNamespace())]
     at += [(rule, run.at()) for rule in ("collect", "run_figures", "threshold_figure")]
+    at += [(name, run.at(operator="ggn")) for name, predictor in PREDICTORS.items() if not predictor.default]
     assert {rule for rule, _ in at} == set(WORK)
     for rule, wildcards in at:
         _, kind = work_of(rule)

@@ -60,6 +60,7 @@ def test_a_constant_loss_never_limits_where_checks_are_off():
             data=data,
             loss_fn=lambda output, target: 0.0 * output.square().mean(),
             predictor=predictor,
+            operator=PREDICTORS[predictor].operators[-1],
             checks=False,
         )
         assert (found.lower, found.threshold, found.upper) == (1.0, 1.0, 1.0)
@@ -98,7 +99,13 @@ def test_batch_std_needs_two_batches():
 @pytest.mark.parametrize("predictor", PREDICTORS)
 def test_other_tolerances_are_refused(epsilon, predictor: str):
     with pytest.raises(ValueError, match="epsilon must be 'batch_std' or a positive number"):
-        small_predict(small_net(), data=small_data(), epsilon=epsilon, predictor=predictor)
+        small_predict(
+            small_net(),
+            data=small_data(),
+            epsilon=epsilon,
+            predictor=predictor,
+            operator=PREDICTORS[predictor].operators[0],
+        )
 
 
 @pytest.mark.parametrize(
@@ -137,8 +144,9 @@ def test_a_random_network_is_refused_and_its_mode_comes_back():
     assert model.layer.training
 
 
-@pytest.mark.parametrize("operator", ["hessian", "ggn"])
-@pytest.mark.parametrize("predictor", PREDICTORS)
+@pytest.mark.parametrize(
+    ("predictor", "operator"), [(name, operator) for name in PREDICTORS for operator in PREDICTORS[name].operators]
+)
 def test_network_is_left_as_it_was(predictor: str, operator: str):
     model = small_net().train()
     model[3].eval()

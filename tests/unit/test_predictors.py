@@ -56,7 +56,9 @@ def test_reading_the_registry_imports_neither_torch_nor_numpy():
 
 def test_every_predictor_is_described_in_one_line_and_can_be_imported():
     spectrum = probe_spectra(np.eye(4), steps=2, probes=[0], seed=0)
-    problem = problem_of(np.eye(4), np.arange(1.0, 5), spectrum=spectrum, gradient=torch.zeros(4, dtype=torch.float64))
+    gradient = torch.zeros(4, dtype=torch.float64)
+    options = {"spectrum": spectrum, "gradient": gradient, "loss": lambda weights: 0.0}
+    problem = problem_of(np.eye(4), np.arange(1.0, 5), **options)
     for name, predictor in PREDICTORS.items():
         assert predictor.name == name
         assert 0 < len(predictor.text) < 120
@@ -67,7 +69,13 @@ def test_every_predictor_is_described_in_one_line_and_can_be_imported():
 
 
 @pytest.mark.parametrize(
-    ("name", "missing"), [("width", "spectrum"), ("quadratic", "operator"), ("statistical_dimension", "spectrum")]
+    ("name", "missing"),
+    [
+        ("width", "spectrum"),
+        ("quadratic", "operator"),
+        ("statistical_dimension", "spectrum"),
+        ("surgeon_step", "operator"),
+    ],
 )
 def test_what_a_problem_lacks_is_named(name: str, missing: str):
     with pytest.raises(ValueError, match=f"predictor {name} needs the {missing}"):
@@ -75,8 +83,13 @@ def test_what_a_problem_lacks_is_named(name: str, missing: str):
 
 
 def test_an_unknown_need_is_refused():
-    with pytest.raises(ValueError, match="needs must be some of spectrum, products, gradient, got {'luck'}"):
+    with pytest.raises(ValueError, match="needs must be some of spectrum, products, gradient, loss, got {'luck'}"):
         Predictor("x", ("luck",), False, "", ".width:x")
+
+
+def test_a_predictor_that_leaves_operators_out_must_have_jobs_of_its_own():
+    with pytest.raises(ValueError, match="predictor x leaves operators out, so it must be computed apart"):
+        Predictor("x", ("spectrum",), False, "", ".width:x", operators=("ggn",))
 
 
 @pytest.mark.parametrize(

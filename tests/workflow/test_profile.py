@@ -6,6 +6,7 @@ import re
 import pytest
 import yaml
 
+from gwprune.spectral.predictors import PREDICTORS
 from tests.workflow.planning import ROOT, dry_run
 
 pytestmark = pytest.mark.workflow
@@ -26,6 +27,7 @@ def resources_of(text: str, rule: str) -> str:
 def test_rules_without_a_gpu_are_those_that_the_profile_sends_elsewhere(tmp_path):
     config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     config["sparse_training"]["methods"] += ["synflow", "imp"]  # so that every rule has a job
+    config.setdefault("spectrum", {})["predictors"] = list(PREDICTORS)
     (tmp_path / "every.yaml").write_text(yaml.safe_dump(config))
     text = dry_run(tmp_path, "--profile", "slurm", "--forceall", "--configfile", tmp_path / "every.yaml")
     for rule, asked in yaml.safe_load(PROFILE.read_text())["set-resources"].items():
