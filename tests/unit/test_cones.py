@@ -107,6 +107,17 @@ def test_the_dimension_is_1_inside_and_never_below_the_width():
     assert found.dimension_at(199, epsilon).value < 0.9
 
 
+def test_the_dimension_is_the_width_where_the_removed_vector_is_stiff():
+    rng = np.random.default_rng(0)
+    curvature = rng.uniform(0.1, 2, 100)
+    curvature[0] = 1e7
+    weights = np.r_[0.5, rng.uniform(1, 2, 99)]  # the first goes first
+    found = cones(np.diag(curvature), weights)
+    width = np.mean(2 * 0.1 / (2 * 0.1 + 0.5**2 * curvature))
+    assert 0.3 < width < 0.7
+    assert found.dimension_at(1, 0.1).value == pytest.approx(width, rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["indefinite", "clustered", "outlier"])
 @pytest.mark.parametrize("steps", [1, 2, 5, 20])
 def test_short_runs_enclose_the_dimension(kind, steps):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from gwprune.curvature.operator import curvature_operator
 from gwprune.predict import Prediction, predict_threshold
 from gwprune.spectral.predictors import PREDICTORS
 
@@ -109,6 +110,28 @@ def test_quadratic_model_is_exact_for_a_quadratic_loss():
 
     assert 0 < found.lower < found.upper < 1
     assert rise(found.lower) < 1.0 <= rise(found.upper)
+
+
+def test_at_an_l1_optimum_the_penalty_makes_the_linear_term_of_the_data_loss_and_takes_it_from_the_objective():
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(60, 20, dtype=torch.float64, generator=generator)
+    targets = inputs[:, :8].sum(1, keepdim=True) + torch.randn(60, 1, dtype=torch.float64, generator=generator)
+    matrix, l1, weights = 2 * inputs.T @ inputs / 60, 0.3, torch.zeros(20, 1, dtype=torch.float64)
+    for _ in range(3000):  # proximal gradient steps
+        moved = weights - (matrix @ weights - 2 * inputs.T @ targets / 60) / 6
+        weights = moved.sign() * (moved.abs() - l1 / 6).clamp(min=0)
+    assert 8 <= (weights != 0).sum() < 20
+    model = nn.Linear(20, 1, bias=False).double().eval()
+    with torch.no_grad():
+        model.weight.copy_(weights.T)
+    operator = curvature_operator(model, F.mse_loss, (inputs, targets))
+    gradient, dense, order = operator.gradient(), operator.loss(weights[:, 0]), weights[:, 0].abs().argsort()
+    for count in range(1, 21):
+        removed = torch.zeros(20, dtype=torch.float64)
+        removed[order[:count]] = weights[order[:count], 0]
+        curved, penalty = float(removed @ (operator @ removed) / 2), l1 * float(removed.abs().sum())
+        assert -float(gradient @ removed) == pytest.approx(penalty, abs=1e-12)
+        assert operator.loss(weights[:, 0] - removed) - dense == pytest.approx(curved + penalty, abs=1e-12)
 
 
 @pytest.mark.parametrize("operator", ["hessian", "ggn"])

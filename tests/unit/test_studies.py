@@ -6,7 +6,7 @@ from scipy.linalg import null_space
 from scipy.stats import beta
 
 import gwprune
-from benchmarks import coverage, ellipsoids, phase_transition, reporting
+from benchmarks import coverage, ellipsoids, phase_transition, reporting, theory_figure
 from benchmarks.ellipsoids import Case, Ellipsoid, critical_codimension, ellipsoid, smallest_rises
 from benchmarks.known import Known, width_function
 from gwprune.spectral.lanczos import rademacher
@@ -214,3 +214,15 @@ def test_markdown_table_aligns_numbers_and_keeps_bars():
     assert reporting.markdown_table([]) == ""
     with pytest.raises(ValueError, match="every row needs the cells name, value"):
         reporting.markdown_table([{"name": "a", "value": 1}, {"name": "b"}])
+
+
+def test_the_picture_of_the_theory_shows_the_cone_that_touches_the_ellipsoid(tmp_path):
+    assert theory_figure.main(["--output", str(tmp_path)]) == 0
+    drawn = (tmp_path / "theory.svg").read_text()
+    assert drawn.startswith("<?xml")
+    # What it shows: points of the cone's edges touch the ellipsoid.
+    removed = theory_figure.FAR * [0, 1]
+    for side in theory_figure.edges(removed).T:
+        reach = side @ theory_figure.HESSIAN @ removed / (side @ theory_figure.HESSIAN @ side)
+        assert theory_figure.rise(reach * side - removed) == pytest.approx(theory_figure.EPSILON)
+        assert reach > 0

@@ -68,6 +68,23 @@ def test_the_threshold_is_the_last_mask_at_which_the_dense_model_is_below_epsilo
     assert (found.lower, found.upper) == (counts[-1] / SIZE, (counts[-1] + 1) / SIZE)
 
 
+def test_without_a_gradient_the_least_value_is_a_schur_complement():
+    matrix, _, weights = example()
+    order = np.argsort(np.abs(weights), kind="stable")
+    removed, kept = order[:25], order[25:]
+    inner = np.linalg.solve(matrix[np.ix_(kept, kept)], matrix[np.ix_(kept, removed)])
+    complement = matrix[np.ix_(removed, removed)] - matrix[np.ix_(removed, kept)] @ inner
+    found, _ = KeptModel(problem(matrix, np.zeros(SIZE), weights)).least(25, 0.0)
+    assert found == pytest.approx(weights[removed] @ complement @ weights[removed] / 2, rel=1e-9)
+
+
+def test_kept_weights_cannot_make_good_for_others_when_the_matrix_is_diagonal():
+    rng = np.random.default_rng(0)
+    asked = problem(np.diag(rng.uniform(0.1, 2, SIZE)), np.zeros(SIZE), rng.normal(size=SIZE))
+    still, moved = (PREDICTORS[name].threshold(asked, 0.5) for name in ("quadratic", "surgeon"))
+    assert 0 < moved.lower == still.lower < 1
+
+
 @given(sample=samples(30, semidefinite=True), seed=st.integers(0, 2**32 - 1), share=st.floats(0.01, 2))
 @settings(max_examples=30, deadline=None)
 def test_kept_weights_that_move_allow_no_less_than_kept_weights_that_stay(sample, seed, share):
