@@ -96,7 +96,7 @@ def _two_centres(axes: Axes) -> None:
 
 def draw(path: Path) -> None:
     """Draw both panels to ``path``, whose suffix names the format."""
-    with drawing(path, "What the two limits ask", 8.5, 3.6) as figure:
+    with drawing([path], "What the two limits ask", 8.5, 3.6) as figure:
         for axes, panel in zip(figure.subplots(1, 2), (_two_limits, _two_centres), strict=True):
             panel(axes)
             axes.set(xlim=(0.1, 2.4), ylim=(-0.55, 1.3), xlabel="$x_1$, kept", ylabel="$x_2$, removed")
