@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,11 +15,10 @@ from torch.utils.data import DataLoader
 
 from .curvature.compaction import CompactedOperator, compacted
 from .curvature.operator import OPERATORS, CurvatureOperator, curvature_operator
-from .network.losses import batch_deviation
+from .network.losses import BatchDeviation, batch_deviation, mean_loss
 from .network.matrices import Choice, Matrix
 from .network.modes import eval_mode
 from .network.prunable import PrunableSet
-from .network.samples import batches_of, count_samples
 from .pruning import rank, removed_count
 from .spectral.predictors import PREDICTORS, Predictor
 from .spectral.probes import probe_spectra, probe_until
@@ -32,7 +33,7 @@ _DEVIATION_BATCH = 128
 def operator_for(
     predictor: Predictor,
     model: nn.Module,
-    loss_fn: Callable[[Any, Any], Tensor],
+    loss_fn: Callable[[Any, Any], Tensor] | None,
     data: Any,
     *,
     seed: int,
@@ -47,11 +48,11 @@ def operator_for(
         model: in eval mode.
         loss_fn: ``loss_fn(output, target)``, mean over samples.
         data: see :func:`gwprune.curvature_operator`.
-        seed: of the random vector that shows dead units.
-        **options: ``operator``, ``batch_size``, ``device``, ``memory_mb``, ``checks`` and ``prunable``, see
-            :func:`gwprune.curvature_operator`.
+        seed: of the random vector that shows dead units, and of the samples if some are drawn.
+        **options: ``forward``, ``weight``, ``samples``, ``operator``, ``batch_size``, ``device``, ``memory_mb``,
+            ``checks`` and ``prunable``, see :func:`gwprune.curvature_operator`.
     """
-    operator = curvature_operator(model, loss_fn, data, **options)
+    operator = curvature_operator(model, loss_fn, data, seed=seed, **options)
     return compacted(operator, seed) if predictor.apart or "spectrum" in predictor.needs else operator
 
 
@@ -155,6 +156,8 @@ class Prediction:
         lower: lower end of its interval.
         upper: upper end of its interval.
         epsilon: loss tolerance.
+        epsilon_standard_error: of the tolerance, where it comes from the spread of batches; 0 for a given number.
+        samples: number of samples.
         dimension: D, the number of prunable weights.
         steps: operator-vector products per probe; of a predictor without probes, in all.
         probes: number of random probes.
@@ -172,6 +175,8 @@ class Prediction:
     lower: float
     upper: float
     epsilon: float
+    epsilon_standard_error: float
+    samples: int
     dimension: int
     steps: int
     probes: int
@@ -210,9 +215,12 @@ class Prediction:
 
 def predict_threshold(
     model: nn.Module,
-    loss_fn: Callable[[Any, Any], Tensor],
+    loss_fn: Callable[[Any, Any], Tensor] | None,
     data: Any,
     *,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    weight: Callable[[Any], Any] | None = None,
+    samples: int | None = None,
     operator: str = "hessian",
     predictor: str = "width",
     epsilon: str | float = "batch_std",
@@ -231,17 +239,25 @@ def predict_threshold(
 
     Args:
         model: any module; used in eval mode and left as it was.
-        loss_fn: ``loss_fn(output, target)``, mean over samples, twice differentiable.
-        data: (input, target), a Dataset or a DataLoader; training samples, without augmentation.
+        loss_fn: ``loss_fn(output, target)``, mean over samples, twice differentiable; None: the network's output has
+            the loss, as ``loss``.
+        data: (input, target) or a dict with ``labels``, a Dataset or a DataLoader; training samples, without
+            augmentation. See :func:`gwprune.curvature_operator`.
+        forward: for data of any other form, ``forward(model, batch)`` that returns (output, target), or with
+            ``loss_fn=None`` the loss.
+        weight: ``weight(target)``, how much a batch counts in the mean, such as its targets that are not ignored; with
+            ``forward`` ``weight(batch)``. None: the number of samples.
+        samples: number of samples to draw by ``seed``; no more are read. None: all.
         operator: ``"hessian"`` or ``"ggn"``.
         predictor: a name of `gwprune.spectral.predictors.PREDICTORS`: ``"width"`` (Zhang et al. 2024, arXiv
             2306.05857), ``"quadratic"`` (local model of the loss rise), ``"trace_bound"`` (below the width, from the
             trace alone), ``"statistical_dimension"`` (of the cone that the sublevel set spans: exact for random
             subspaces; some 200 further products), or, with ``operator="ggn"``, ``"surgeon"`` (Gauss-Newton model
             least over the kept weights) and ``"surgeon_step"`` (loss measured there).
-        epsilon: a positive number in units of the loss, or ``"batch_std"``: the standard deviation of the loss over
-            mini-batches in the order of ``data``, see :func:`gwprune.network.losses.batch_deviation`. Its batch size
-            is that of the DataLoader if ``data`` is one, else 128.
+        epsilon: a positive number in units of the loss; ``"5%"``, of the dense network's mean loss; or ``"batch_std"``:
+            the standard deviation of the loss over mini-batches of all samples in their order, see
+            :func:`gwprune.network.losses.batch_deviation`. Their size is that of the DataLoader if ``data`` is one,
+            else 128. A warning tells when there are fewer than 16.
         steps: Lanczos steps per probe.
         probes: number of Rademacher probes.
         tolerance: width of the interval, in sparsity, at which to stop. It takes steps, and further probes once it is
@@ -254,10 +270,10 @@ def predict_threshold(
         prunable: names, patterns such as ``"*.in_proj_weight"`` or a function that choose the weights that may be
             pruned, see :class:`gwprune.PrunableSet`. By default the weights of linear and convolution layers; a
             warning names what that leaves out, when it is more than a fifth.
-        seed: of the probes.
+        seed: of the probes and of the samples that are drawn.
 
     Raises:
-        TypeError: for arguments of another kind.
+        TypeError: for data, a loss, an output or an argument of another kind.
         ValueError: for an unknown operator or predictor, an epsilon, steps, probes or tolerance that are not positive,
             what :class:`gwprune.PrunableSet` refuses, or ``"batch_std"`` with fewer than two whole batches or batches
             of equal loss. CurvatureError, which is one, for a loss that is no mean over samples, a product that
@@ -291,8 +307,7 @@ def predict_threshold(
         raise ValueError(f"steps and probes must be at least 1, got {steps} and {probes}")
     if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(f"tolerance must be between 0 and 1, got {tolerance}")
-    if epsilon != "batch_std" and (isinstance(epsilon, str) or not 0 < float(epsilon) < float("inf")):
-        raise ValueError(f"epsilon must be 'batch_std' or a positive number, got {epsilon!r}")
+    number = _number(epsilon)
     chosen, basis = PREDICTORS[predictor], {"reorthogonalize": reorthogonalize, "storage": storage}
     with eval_mode(model):
         matrix = operator_for(
@@ -301,20 +316,23 @@ def predict_threshold(
             loss_fn,
             data,
             seed=seed,
+            forward=forward,
+            weight=weight,
+            samples=samples,
             operator=operator,
             batch_size=batch_size,
             device=device,
             checks=checks,
             prunable=prunable,
         )
-        value = _batch_std(matrix, data) if epsilon == "batch_std" else float(epsilon)
+        value, error = _tolerance(matrix, data, epsilon, number)
         problem = problem_for(chosen, matrix.prunable, seed=seed, operator=matrix, tolerance=tolerance, **basis)
         if "spectrum" in chosen.needs:
             problem = replace(problem, spectrum=_spectrum(chosen, problem, value, steps, probes, seed, basis))
         result = chosen.threshold(problem, value)
     spectrum = problem.spectrum
     return Prediction(
-        float(result.value), float(result.lower), float(result.upper), value, problem.dimension,
+        float(result.value), float(result.lower), float(result.upper), value, error, matrix.samples, problem.dimension,
         steps=result.products if spectrum is None else spectrum.steps,
         probes=0 if spectrum is None else len(spectrum.probes), standard_error=float(result.standard_error),
         predictor=predictor, operator=operator,
@@ -339,15 +357,44 @@ def _spectrum(
     return probe_until(problem.operator, threshold, problem.tolerance, steps=steps, probes=probes, seed=seed, **basis)
 
 
-def _batch_std(operator: CurvatureOperator | CompactedOperator, data: Any) -> float:
+def _number(epsilon: str | float) -> float:
+    """The number that ``epsilon`` is or holds; of ``"batch_std"``, which holds none, 1."""
+    try:
+        percent = isinstance(epsilon, str) and epsilon.endswith("%")
+        text = epsilon[:-1] if percent else "nan" if isinstance(epsilon, str) else epsilon
+        number = 1.0 if isinstance(epsilon, str) and epsilon == "batch_std" else float(text) / (100 if percent else 1)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f"epsilon must be 'batch_std', a positive number or percent as '5%', got {epsilon!r}")
+    return number
+
+
+def _tolerance(
+    operator: CurvatureOperator | CompactedOperator, data: Any, epsilon: str | float, number: float
+) -> tuple[float, float]:
+    """Epsilon in units of the loss, and its standard error."""
+    if not isinstance(epsilon, str):
+        return number, 0.0
+    if epsilon != "batch_std":
+        dense = mean_loss(operator.model, operator.loss, operator.batches())
+        if not dense > 0:
+            raise ValueError(f"epsilon={epsilon!r} needs a positive loss of the dense network, got {dense:.6g}")
+        return number * dense, 0.0
     size = (data.batch_size if isinstance(data, DataLoader) else None) or _DEVIATION_BATCH
-    batches = batches_of(operator.data, size)
-    deviation, count = batch_deviation(operator.model, operator.loss_fn, batches, size)
-    if count < 2:
+    found = batch_deviation(operator.model, operator.loss, operator.data.batches(size), size)
+    if found.batches < 2:
         raise ValueError(
-            f"epsilon='batch_std' needs at least {2 * size} samples (two batches of {size}), got"
-            f" {count_samples(operator.data[0])}; give a number"
+            f"epsilon='batch_std' needs at least {2 * size} samples (two batches of {size}), got {operator.samples};"
+            " give a number, or percent of the loss as '5%'"
         )
-    if not 0 < deviation < float("inf"):
-        raise ValueError(f"epsilon='batch_std' is {deviation}, which is not a positive number; give a number")
-    return deviation
+    if not 0 < found.value < math.inf:
+        raise ValueError(f"epsilon='batch_std' is {found.value}, which is not a positive number; give a number")
+    if found.batches < BatchDeviation.FEW:
+        warnings.warn(
+            f"epsilon='batch_std' comes from {found.batches} batches of {size} samples alone: {found.value:.3g} with a"
+            f" standard error of {found.standard_error:.1g}; give more samples, a DataLoader with the training's batch"
+            " size, a number, or percent of the loss as '5%'",
+            stacklevel=3,
+        )
+    return found.value, found.standard_error

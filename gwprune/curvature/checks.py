@@ -8,16 +8,17 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from ..network.losses import BatchLoss
 from ..network.modes import differentiable
 from ..network.prunable import PrunableSet
-from ..network.samples import call, count_samples, take
+from ..network.samples import Batch, count_samples, divisible, leaves, map_tensors, take
 from ..streams import stream
 from .graphs import GaussNewtonGraph, HessianGraph
 from .tape import Tape
@@ -54,52 +55,53 @@ class _Trial:
 
     Attributes:
         model: in eval mode.
-        loss_fn: ``loss_fn(output, target)``.
-        inputs: samples along axis 0.
-        targets: likewise.
+        batch_loss: of a batch.
+        batch: the samples.
         prunable: the weights.
         operator: ``"hessian"`` or ``"ggn"``.
     """
 
     model: nn.Module
-    loss_fn: Callable[[Any, Any], Tensor]
-    inputs: Any
-    targets: Any
+    batch_loss: BatchLoss
+    batch: Batch
     prunable: PrunableSet
     operator: str
 
-    def loss(self, part: slice) -> float:
+    def loss(self, part: slice = slice(None)) -> float:
         """Of some of the samples."""
         with Tape(()):  # gradients may be on: a forward pass may differentiate
-            return float(self.loss_fn(call(self.model, take(self.inputs, part)), take(self.targets, part)).detach())
+            return float(self.batch_loss(self.model, take(self.batch, part)).detach())
 
     def product(self, vector: Tensor) -> Tensor:
         """Product of the curvature with ``vector``, as the operator computes it."""
+        graph = self._graph()
+        return self.prunable.flatten(graph.product(self.prunable.parameters, self.prunable.unflatten(vector), False))
+
+    def _graph(self) -> HessianGraph | GaussNewtonGraph:
         kind = {"hessian": HessianGraph, "ggn": GaussNewtonGraph}[self.operator]
         parameters = self.prunable.parameters
-        graph = kind.build(
-            Tape(parameters),
-            lambda: call(self.model, self.inputs),
-            lambda output: self.loss_fn(output, self.targets),
-            parameters,
-        )
-        return self.prunable.flatten(graph.product(parameters, self.prunable.unflatten(vector), False))
+        return kind.build(Tape(parameters), self.model, self.batch_loss, self.batch, parameters)
 
     def _slope(self) -> tuple[Tensor, float, Tensor | None]:
         """Gradient of the loss, the loss, and the output if it is a tensor; all without a graph."""
         with Tape(self.prunable.parameters):
-            output = call(self.model, self.inputs)
-            loss = self.loss_fn(output, self.targets)
+            output, target = self.batch_loss.run(self.model, self.batch)
+            loss = self.batch_loss.of(output, target)
         gradient = torch.autograd.grad(loss, self.prunable.parameters, materialize_grads=True, allow_unused=True)
         return (
             self.prunable.flatten(gradient),
             float(loss.detach()),
-            output.detach() if isinstance(output, Tensor) else None,
+            self.batch_loss.head(output).detach() if self.operator == "ggn" else None,
         )
 
-    def _head_gradient(self, output: Tensor) -> Tensor:
-        output = output.detach().requires_grad_()
-        return torch.autograd.grad(self.loss_fn(output, self.targets), output)[0]
+    def _output_curvature(self, target: Any, middle: Tensor, tangent: Tensor) -> Tensor:
+        """Twice the product of the loss's second derivative in the output with ``tangent``, by differences."""
+        if self.batch_loss.loss_fn is None:  # the network has no loss of other outputs
+            graph = self._graph()
+            return 2 * torch.autograd.grad(graph.head_gradient, graph.head, tangent, materialize_grads=True)[0]
+        ends = [(middle + sign * tangent).requires_grad_() for sign in (1, -1)]
+        upper, lower = (torch.autograd.grad(self.batch_loss.of(end, target), end)[0] for end in ends)
+        return upper - lower
 
     def differences(self, vector: Tensor, step: float) -> tuple[Tensor, float, float, Tensor]:
         """Central differences along ``vector``.
@@ -127,9 +129,10 @@ class _Trial:
         # J^T (d2 l) J v: both derivatives of functions by differences, the transpose by one backward pass.
         tangent = (out_high - out_low) / 2
         middle = (out_high + out_low) / 2
-        cotangent = (self._head_gradient(middle + tangent) - self._head_gradient(middle - tangent)) / (2 * step)
         with Tape(self.prunable.parameters):
-            output = call(self.model, self.inputs)
+            output, target = self.batch_loss.run(self.model, self.batch)
+        output = self.batch_loss.head(output)
+        cotangent = self._output_curvature(target, middle, tangent) / (2 * step)
         product = torch.autograd.grad(
             output, self.prunable.parameters, cotangent, materialize_grads=True, allow_unused=True
         )
@@ -139,22 +142,14 @@ class _Trial:
         """A copy in float64; None for a network or loss that cannot be copied so."""
         try:
             # One copy of both, so that a loss that reads the network reads the copy.
-            model, loss_fn = copy.deepcopy((self.model, self.loss_fn))
-            for module in (model, loss_fn):
+            model, loss = copy.deepcopy((self.model, self.batch_loss))
+            for module in (model, loss.loss_fn):
                 if isinstance(module, nn.Module):
                     module.double()
-            return _Trial(
-                model, loss_fn, _doubled(self.inputs), _doubled(self.targets),
-                PrunableSet(model, self.prunable), self.operator,
-            )  # fmt: skip
+            batch = map_tensors(lambda value: value.double() if value.is_floating_point() else value, self.batch)
+            return _Trial(model, loss, batch, PrunableSet(model, self.prunable), self.operator)
         except Exception:  # whatever a network of the caller's holds may refuse to be copied  # noqa: BLE001
             return None
-
-
-def _doubled(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.double() if value.is_floating_point() else value
-    return tuple(_doubled(part) for part in value)
 
 
 def check_curvature(operator: CurvatureOperator) -> tuple[str, ...]:
@@ -164,7 +159,7 @@ def check_curvature(operator: CurvatureOperator) -> tuple[str, ...]:
         operator: of the network whose curvature is wanted.
 
     Returns:
-        Their names, ``CHECKS``.
+        Their names, ``CHECKS``; without "mean over samples" for a batch that cannot be divided.
 
     Raises:
         FloatingPointError: when a product is not finite.
@@ -172,9 +167,7 @@ def check_curvature(operator: CurvatureOperator) -> tuple[str, ...]:
         CurvatureError: for a loss that is no mean over samples, a product that autograd gets wrong, or a matrix that
             is exactly zero.
     """
-    spread = slice(0, None, max(1, operator.samples // _SAMPLES))
-    inputs, targets = (take(take(value, spread), slice(_SAMPLES)) for value in operator.data)
-    trial = _Trial(operator.model, operator.loss_fn, inputs, targets, operator.prunable, operator.operator)
+    trial = _Trial(operator.model, operator.loss, _few(operator), operator.prunable, operator.operator)
     vector = torch.randn(operator.shape[0], generator=stream(0, "checks"))
     vector = vector.to(operator.device, operator.dtype)
     with differentiable(operator.model, operator.prunable):
@@ -183,35 +176,41 @@ def check_curvature(operator: CurvatureOperator) -> tuple[str, ...]:
     _check_finite(operator, product)
     _check_determinism(product, again)
     with differentiable(operator.model, operator.prunable):
-        _check_mean(trial, operator.samples)
+        divided = _check_mean(trial, operator.samples)
         _check_differences(trial, vector, product)
     # A few samples may lie where the loss is flat although others do not.
     if not product.any() and not (operator @ vector).any():
         raise CurvatureError(_zero_message(operator.operator))
-    return CHECKS
+    return tuple(name for name in CHECKS if divided or name != "mean over samples")
+
+
+def _few(operator: CurvatureOperator) -> Batch:
+    """Samples that count, spread over the data where they can be divided."""
+    few = operator.data.some(_SAMPLES, spread=True)
+    return few if operator.loss.weight_of(few) else next(operator.batches())[0]
 
 
 def _check_finite(operator: CurvatureOperator, product: Tensor) -> None:
-    for name, value in zip(("input", "target"), operator.data, strict=True):
-        for tensor in _tensors(value):
+    starts = accumulate(operator.data.counts, initial=0)
+    for number, (part, start) in enumerate(zip(operator.data.parts, starts, strict=False)):
+        for name, tensor in leaves(part):
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                continue
             bad = torch.isnan(tensor).flatten(1).any(dim=1) if tensor.ndim > 1 else torch.isnan(tensor)
-            if tensor.is_floating_point() and bool(bad.any()):
+            if bool(bad.any()):
                 first = int(bad.nonzero()[0])
-                part = slice(first, first + 1)
-                sample = _Trial(operator.model, operator.loss_fn, *(take(v, part) for v in operator.data), None, "")
-                if math.isnan(sample.loss(slice(None))):  # a network may know what to do with it
+                batch = operator.data.batch((number, slice(first, first + 1)))
+                sample = _Trial(operator.model, operator.loss, batch, None, "")
+                if math.isnan(sample.loss()):  # a network may know what to do with it
+                    name = {"0": "input", "1": "target"}.get(name, name) if isinstance(part, tuple) else name
                     raise FloatingPointError(
                         f"the data hold NaN: {int(bad.sum())} of {operator.samples} samples in their {name}, the first"
-                        f" is sample {first}; leave them out or fill them in"
+                        f" is sample {start + first}; leave them out or fill them in"
                     )
     if not torch.isfinite(product).all():
         raise FloatingPointError(
             "a curvature product is not finite, although the data hold no NaN: the network or its loss has diverged"
         )
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    return [value] if isinstance(value, Tensor) else [tensor for part in value for tensor in _tensors(part)]
 
 
 def _check_determinism(product: Tensor, again: Tensor) -> None:
@@ -226,27 +225,33 @@ def _check_determinism(product: Tensor, again: Tensor) -> None:
         )
 
 
-def _check_mean(trial: _Trial, samples_in_all: int) -> None:
-    """The loss of some samples must be the mean of its parts, weighted with their samples."""
-    samples = count_samples(trial.inputs)
+def _check_mean(trial: _Trial, samples_in_all: int) -> bool:
+    """The loss of some samples must be the mean of its parts by their weights; whether they could be divided."""
+    samples = count_samples(trial.batch) if divisible(trial.batch) else 1
     if samples < 2:
-        return
+        return False
     split = max(1, samples // 3)
-    whole = trial.loss(slice(None))
-    first, second = trial.loss(slice(0, split)), trial.loss(slice(split, None))
-    mean = (split * first + (samples - split) * second) / samples
+    parts = (slice(0, split), slice(split, None))
+    weights = [trial.batch_loss.weight_of(take(trial.batch, part)) for part in parts]
+    if not all(weights):  # the loss of nothing is 0 / 0
+        return False
+    whole, (first, second) = trial.loss(), (trial.loss(part) for part in parts)
+    mean = (weights[0] * first + weights[1] * second) / sum(weights)
     scale = max(abs(whole), abs(first), abs(second))
     precision = max(_MEAN_TOLERANCE, 4 * max(torch.finfo(p.dtype).eps for p in trial.prunable.parameters))
     if abs(whole - mean) > precision * scale:
+        by = f", weighted with {weights[0]:g} and {weights[1]:g}," if trial.batch_loss.weight else ""
         raise CurvatureError(
             f"the loss is no mean over samples: {samples} samples together have the loss {whole:.6g}, and"
-            f" {split} and {samples - split} of them apart {first:.6g} and {second:.6g}, of which the mean is"
-            f" {mean:.6g}, so that the result would depend on the batch size. Use reduction='mean', give up class"
-            " weights or ignore_index (leave the ignored samples out), let batch normalisation have running"
-            " statistics, put the samples along axis 0 (batch_first=True). If the samples belong together, as in a"
-            f" contrastive loss, put them into one batch, batch_size={samples_in_all}, and take its loss as it"
+            f" {split} and {samples - split} of them apart {first:.6g} and {second:.6g}, of which the mean"
+            f"{by} is {mean:.6g}, so that the result would depend on the batch size. Use reduction='mean'; with"
+            " ignore_index or class weights, say with weight= how much a batch counts, as in"
+            " weight=lambda y: (y != -100).sum() or weight=lambda y: class_weights[y].sum(); let batch normalisation"
+            " have running statistics, put the samples along axis 0 (batch_first=True). If the samples belong together,"
+            f" as in a contrastive loss, put them into one batch, batch_size={samples_in_all}, and take its loss as it"
             f" is: {_OFF}"
         )
+    return True
 
 
 def _check_differences(trial: _Trial, vector: Tensor, product: Tensor) -> None:

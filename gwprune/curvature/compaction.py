@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..network.samples import batches_of, call
 from ..streams import stream
 from .dead_units import without_dead_units
 from .operator import CurvatureOperator, ProductOperator
@@ -73,15 +72,15 @@ def compacted(operator: CurvatureOperator, seed: int = 0) -> CurvatureOperator |
     operator.keeps_graphs = keeps
 
     def run(model: nn.Module) -> None:
-        for inputs, _ in batches_of(operator.data, operator.batch_size):
-            call(model, inputs)
+        for batch, _ in operator.batches():
+            operator.loss.run(model, batch)
 
     smaller = without_dead_units(operator.model, operator.prunable, expected == 0, run)
     if smaller is None:
         return operator
     operator.release()
     small = CurvatureOperator(
-        smaller.model, operator.loss_fn, operator.data, prunable=smaller.prunable, **operator.options
+        smaller.model, operator.loss, operator.data, prunable=smaller.prunable, **operator.options
     )
     result = CompactedOperator(operator, small, smaller.index)
     difference = (result @ vector - expected).norm()

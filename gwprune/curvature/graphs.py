@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..network.losses import BatchLoss
+from ..network.samples import Batch
 from .tape import Tape, Use
 
 __all__ = ["GaussNewtonGraph", "HessianGraph", "saved_bytes"]
@@ -27,6 +28,14 @@ def saved_bytes() -> Iterator[Callable[[], int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield lambda: sum(seen.values())
+
+
+def _refuse_constant(value: Tensor, what: str) -> None:
+    if not value.requires_grad:
+        raise ValueError(
+            f"the {what} does not depend on the prunable weights: detach(), torch.no_grad() or .item() cuts it off, or"
+            " the network does not use them"
+        )
 
 
 @dataclass
@@ -68,10 +77,11 @@ class HessianGraph(_Recorded):
     """Graph of one batch's derivative, ready to be differentiated along a vector."""
 
     @classmethod
-    def build(cls, tape: Tape, forward: Callable[[], Any], loss: Callable[[Any], Tensor], parameters: list):
+    def build(cls, tape: Tape, model: nn.Module, loss: BatchLoss, batch: Batch, parameters: list):
         """Run the batch forwards and backwards on a new tape."""
         with tape:
-            value = loss(forward())
+            value = loss(model, batch)
+        _refuse_constant(value, "loss")
         return cls(*tape.record(value, parameters))
 
     def product(self, parameters: list, vector: list[Tensor], keep: bool) -> Sequence[Tensor]:
@@ -90,7 +100,7 @@ class GaussNewtonGraph(_Recorded):
     Attributes:
         output: of the network.
         dummy: u, in which the vector-Jacobian product ``J^T u`` is linear.
-        head: the output, cut off from the network.
+        head: the output, cut off from the network unless the network computes the loss.
         head_gradient: gradient of the loss in it.
     """
 
@@ -100,16 +110,19 @@ class GaussNewtonGraph(_Recorded):
     head_gradient: Tensor
 
     @classmethod
-    def build(cls, tape: Tape, forward: Callable[[], Any], loss: Callable[[Any], Tensor], parameters: list):
+    def build(cls, tape: Tape, model: nn.Module, loss: BatchLoss, batch: Batch, parameters: list):
         """Run the batch forwards and backwards on a new tape."""
         with tape:
-            output = forward()
-        if not isinstance(output, Tensor):
-            raise TypeError(f"the GGN needs a network with one tensor as output, got {type(output).__name__}")
+            found, target = loss.run(model, batch)
+            value = None if loss.loss_fn else loss.of(found, target)
+        output = loss.head(found)
+        _refuse_constant(output, "output")
         dummy = torch.zeros_like(output, requires_grad=True)
         recorded = tape.record(output, parameters, dummy)
-        head = output.detach().requires_grad_()
-        (head_gradient,) = torch.autograd.grad(loss(head), head, create_graph=True)
+        head = output.detach().requires_grad_() if value is None else output
+        value = loss.of(head, target) if value is None else value
+        _refuse_constant(value, "loss")
+        (head_gradient,) = torch.autograd.grad(value, head, create_graph=True, materialize_grads=True)
         return cls(*recorded, output, dummy, head, head_gradient)
 
     def product(self, parameters: list, vector: list[Tensor], keep: bool) -> Sequence[Tensor]:

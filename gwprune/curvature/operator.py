@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..network.losses import mean_gradient
+from ..network.losses import BatchLoss, mean_gradient
 from ..network.matrices import Choice
 from ..network.modes import differentiable, undisturbed
 from ..network.prunable import PrunableSet
-from ..network.samples import Batch, as_tensors, batches_of, call, count_samples, take
+from ..network.samples import Batch, Samples, read_samples
 from .checks import NotDeterministicError, check_curvature
 from .graphs import GaussNewtonGraph, HessianGraph, saved_bytes
 from .tape import Tape
@@ -90,6 +90,8 @@ class CurvatureOperator(ProductOperator):
         device: of the weights.
         operator: ``"hessian"`` or ``"ggn"``.
         prunable: the :class:`PrunableSet`.
+        loss: of a batch.
+        data: the samples.
         samples: number of samples.
         batch_size: samples per pass.
         products: number of products so far.
@@ -101,9 +103,11 @@ class CurvatureOperator(ProductOperator):
     def __init__(
         self,
         model: nn.Module,
-        loss_fn: Callable[[Any, Any], Tensor],
+        loss: BatchLoss,
         data: Any,
         *,
+        samples: int | None = None,
+        seed: int = 0,
         operator: str = "hessian",
         batch_size: int | None = None,
         device: torch.device | str | None = None,
@@ -120,7 +124,7 @@ class CurvatureOperator(ProductOperator):
             )
         if device is not None:
             model.to(device)
-        self.model, self.loss_fn, self.operator = model, loss_fn, operator
+        self.model, self.loss, self.operator = model, loss, operator
         self.prunable = PrunableSet(model, prunable)
         first = self.prunable.parameters[0]
         for name, parameter in zip(self.prunable.names, self.prunable.parameters, strict=True):
@@ -135,8 +139,12 @@ class CurvatureOperator(ProductOperator):
                 )
         self.device, self.dtype = first.device, first.dtype
         self.shape = (self.prunable.dimension, self.prunable.dimension)
-        self._inputs, self._targets = as_tensors(data, self.device)
-        self.samples = count_samples(self._inputs)
+        self.data = data
+        if not isinstance(data, Samples):
+            self.data = read_samples(
+                data, self.device, dtype=self.dtype, samples=samples, seed=seed, any_form=loss.forward is not None
+            )
+        self.samples = len(self.data)
         self.products = 0
         self.checks: tuple[str, ...] = ()
         self._graphs: list | None = None
@@ -152,43 +160,42 @@ class CurvatureOperator(ProductOperator):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size = min(batch_size, self.samples)
         self.keeps_graphs = per_sample * self.samples <= memory_mb * 2**20
+        self._shares = self._find_shares()
 
     # -- passes over the data ----------------------------------------------------------------------------------
-
-    @property
-    def data(self) -> Batch:
-        """All samples (input, target) on the device."""
-        return self._inputs, self._targets
 
     @property
     def semidefinite(self) -> bool:
         """Whether the matrix has no negative eigenvalue for every convex loss: the Gauss-Newton matrix."""
         return self.operator == "ggn"
 
-    def _graph(self, part: slice):
-        inputs, targets = take(self._inputs, part), take(self._targets, part)
-        return _KINDS[self.operator].build(
-            Tape(self.prunable.parameters),
-            lambda: call(self.model, inputs),
-            lambda output: self.loss_fn(output, targets),
-            self.prunable.parameters,
-        )
+    def _graph(self, batch: Batch):
+        parameters = self.prunable.parameters
+        return _KINDS[self.operator].build(Tape(parameters), self.model, self.loss, batch, parameters)
 
-    def _batches(self) -> Iterator[tuple[slice, float]]:
-        for start in range(0, self.samples, self.batch_size):
-            part = slice(start, min(start + self.batch_size, self.samples))
-            yield part, (part.stop - part.start) / self.samples
+    def _find_shares(self) -> list[tuple[tuple[int, slice], float]]:
+        """(place, weight in the mean) of every batch; those that count nothing are left out: their loss is 0 / 0."""
+        weights = [(place, self.loss.weight_of(self.data.stored(place))) for place in self.data.places(self.batch_size)]
+        total = sum(weight for _, weight in weights)
+        if not total > 0:
+            raise ValueError("weight= gives 0 for every batch, so that no sample counts")
+        return [(place, weight / total) for place, weight in weights if weight > 0]
+
+    def batches(self) -> Iterator[tuple[Batch, float]]:
+        """(batch on the device, its share in the mean loss), in stored order."""
+        return ((self.data.batch(place), share) for place, share in self._shares)
 
     def _graph_bytes(self) -> float:
         """Bytes per sample that one batch's graph holds: the growth from a few samples to twice as many."""
-        few = max(1, min(_PROBE_SAMPLES, self.samples // 2))
+        few = max(1, min(_PROBE_SAMPLES, self.data.counts[0] // 2))
         sizes = []
         for count in (few, 2 * few):
             with differentiable(self.model, self.prunable), saved_bytes() as saved:
-                graph = self._graph(slice(0, count))
+                graph = self._graph(self.data.some(count))
             sizes.append(saved())
             del graph
-        return max((sizes[1] - sizes[0]) / few, 1.0)
+        # A batch that cannot be divided was the same twice.
+        return max((sizes[1] - sizes[0]) / few, sizes[0] / self.data.counts[0] * (sizes[0] == sizes[1]), 1.0)
 
     # -- products ------------------------------------------------------------------------------------------------
 
@@ -198,9 +205,9 @@ class CurvatureOperator(ProductOperator):
         sums = [torch.zeros_like(column) for column in columns]
         with differentiable(self.model, self.prunable):
             if self.keeps_graphs and self._graphs is None:
-                self._graphs = [self._graph(part) for part, _ in self._batches()]
-            for index, (part, weight) in enumerate(self._batches()):
-                graph = self._graphs[index] if self._graphs is not None else self._graph(part)
+                self._graphs = [self._graph(batch) for batch, _ in self.batches()]
+            for index, (place, weight) in enumerate(self._shares):
+                graph = self._graphs[index] if self._graphs is not None else self._graph(self.data.batch(place))
                 for number, vector in enumerate(vectors):
                     keep = self._graphs is not None or number + 1 < len(vectors)
                     product = graph.product(parameters, vector, keep)
@@ -210,8 +217,7 @@ class CurvatureOperator(ProductOperator):
 
     def gradient(self) -> Tensor:
         """Gradient of the mean loss with respect to the prunable weights, shape (D,)."""
-        batches = batches_of(self.data, self.batch_size)
-        return mean_gradient(self.model, self.loss_fn, batches, self.samples, self.prunable, self.dtype)
+        return mean_gradient(self.model, self.loss, self.batches(), self.prunable, self.dtype)
 
     @torch.no_grad()
     def loss(self, weights: Tensor) -> float:
@@ -239,9 +245,13 @@ class CurvatureOperator(ProductOperator):
 
 def curvature_operator(
     model: nn.Module,
-    loss_fn: Callable[[Any, Any], Tensor],
+    loss_fn: Callable[[Any, Any], Tensor] | None,
     data: Any,
     *,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    weight: Callable[[Any], Any] | None = None,
+    samples: int | None = None,
+    seed: int = 0,
     operator: str = "hessian",
     batch_size: int | None = None,
     device: torch.device | str | None = None,
@@ -253,8 +263,19 @@ def curvature_operator(
 
     Args:
         model: any module in eval mode whose forward pass can be differentiated twice.
-        loss_fn: ``loss_fn(output, target)``, the mean over the samples it is given; unequal batches are weighted.
-        data: a pair (input, target), a Dataset or a DataLoader of pairs; inputs may be tuples. It is read once.
+        loss_fn: ``loss_fn(output, target)``, the mean over the samples it is given; unequal batches are weighted. Of an
+            output that has ``logits`` it is given these. None: the loss is the network's own, its output's ``loss``.
+        data: a pair (input, target) or a dict of tensors or NumPy arrays, with the samples along axis 0; a Dataset of
+            such samples, a DataLoader or another iterable of such batches. A tuple of inputs is spread over the
+            network's arguments, a dict over their names; in a dict ``labels`` are the target. It is read once and stays
+            where it is; batches of it are moved to the device.
+        forward: for any other data, ``forward(model, batch)`` that returns (output, target) for ``loss_fn``, or the
+            loss itself with ``loss_fn=None``; as in ``lambda model, batch: (model(batch["image"]), batch["y"])``.
+        weight: of a batch in the mean over batches, ``weight(target)`` (with ``forward``: ``weight(batch)``), for a
+            loss that is a mean over something else than samples: the number of targets that ``ignore_index`` leaves
+            is ``lambda y: (y != -100).sum()``. None: the number of samples.
+        samples: number of samples to draw; no more are read. None: all.
+        seed: of the draw.
         operator: ``"hessian"`` or ``"ggn"``.
         batch_size: samples per pass; by default as many as a quarter of ``memory_mb`` holds.
         device: where to compute (the model is moved); by default where the model is.
@@ -268,8 +289,9 @@ def curvature_operator(
         An operator with ``shape`` (D, D) and ``@`` on (D,) and (D, k).
 
     Raises:
-        ValueError: for an unknown operator, a network in training mode, no data, or what :class:`gwprune.PrunableSet`
-            refuses.
+        TypeError: for data, a loss or an output of another form.
+        ValueError: for an unknown operator, a network in training mode, no data or more than the host's memory holds,
+            or what :class:`gwprune.PrunableSet` refuses.
         FloatingPointError: when a product is not finite.
         NotDeterministicError: when two products with one vector differ.
         CurvatureError: for a loss that is no mean over samples, a product that autograd gets wrong, or a matrix that
@@ -285,9 +307,17 @@ def curvature_operator(
         [[2.0, 2.0], [2.0, 4.0]]
     """
     matrix = CurvatureOperator(
-        model, loss_fn, data, operator=operator, batch_size=batch_size, device=device, memory_mb=memory_mb,
+        model,
+        BatchLoss(loss_fn, forward, weight),
+        data,
+        samples=samples,
+        seed=seed,
+        operator=operator,
+        batch_size=batch_size,
+        device=device,
+        memory_mb=memory_mb,
         prunable=prunable,
-    )  # fmt: skip
+    )
     if prunable is None:
         matrix.prunable.tell_left_out()
     if checks:

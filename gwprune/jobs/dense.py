@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from .. import datasets
 from ..datasets import DeviceSplit
-from ..network.losses import batch_deviation
+from ..network.losses import BatchDeviation, BatchLoss, batch_deviation
 from ..network.prunable import PrunableSet
 from ..storage.files import write_json
 from ..streams import stream_seed
@@ -182,17 +182,22 @@ def train_dense(job: Job, inputs: Files, outputs: Files, settings: TrainSettings
     penalty = recipe.l1 * l1_norm(prunable)
     values = {name: columns_of(evaluate(model, split), penalty) for name, split in splits.items()}
     batches = splits["train"].batches(recipe.batch_size)
-    deviation, count = batch_deviation(model, functional.cross_entropy, batches, recipe.batch_size)
+    deviation = batch_deviation(model, BatchLoss(functional.cross_entropy), batches, recipe.batch_size)
     summary = {
         "owner": job.key,
         "splits": values,
-        "batch_std": deviation,
-        "batches": count,
+        "batch_std": deviation.value,
+        "batch_std_standard_error": deviation.standard_error if deviation.batches > 1 else None,
+        "batches": deviation.batches,
         "batch_size": recipe.batch_size,
         "l1": recipe.l1,
         "dimension": prunable.dimension,
     }
-    logger.info("dense: %s, batch_std %.6g", values, summary["batch_std"])
+    logger.log(
+        logging.WARNING if 1 < deviation.batches < BatchDeviation.FEW else logging.INFO,
+        "dense: %s, batch_std %.6g (standard error %.2g, from %d batches)",
+        values, deviation.value, deviation.standard_error, deviation.batches,
+    )  # fmt: skip
     save_network(outputs["network"], model, description, owner=job.key)
     write_table("training", [{**job.key, **vars(record)} for record in records], outputs["history"], job.provenance())
     write_json(outputs["dense"], summary)

@@ -1,25 +1,163 @@
-"""The mean loss of a network over its samples: its gradient, and how much it varies between mini-batches."""
+"""The loss of a network over its samples: of a batch, its mean and gradient, and how much it varies between batches."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .modes import buffers_kept, differentiable, eval_mode
+from .modes import differentiable, eval_mode, frozen
 from .prunable import PrunableSet
-from .samples import Batch, call, count_samples
+from .samples import LABELS, Batch, call, count_samples
 
-__all__ = ["batch_deviation", "mean_gradient"]
+__all__ = ["BatchDeviation", "BatchLoss", "batch_deviation", "mean_gradient", "mean_loss"]
+
+
+@dataclass(frozen=True)
+class BatchLoss:
+    """How a batch becomes a loss.
+
+    With ``loss_fn``, the loss is ``loss_fn(output, target)``. Of a pair (input, target), the network is given the input
+    (a tuple over its arguments, a dict over their names); of a dict, all but ``labels``, which are the target. Where
+    the output has ``logits``, these are the output. Without ``loss_fn``, the network is given all of a dict, and its
+    output's ``loss`` is the loss.
+
+    Attributes:
+        loss_fn: the mean over the samples (or over what ``weight`` counts) that it is given; None: see above.
+        forward: ``forward(model, batch)`` in place of all this: returns (output, target), or without ``loss_fn`` the
+            loss itself or an output that has one.
+        weight: ``weight(target)``, the weight of a batch in the mean over batches, such as the number of targets that
+            are not ignored; with ``forward``, ``weight(batch)``. None: the number of samples.
+    """
+
+    loss_fn: Callable[[Any, Any], Tensor] | None
+    forward: Callable[[nn.Module, Batch], Any] | None = None
+    weight: Callable[[Any], Any] | None = None
+
+    def __post_init__(self):
+        for name, least in (("loss_fn", True), ("forward", False), ("weight", False)):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                kind = f"{type(value).__name__} {value!r}" if isinstance(value, str) else type(value).__name__
+                order = "; the order is model, loss_fn, data" if least else ""
+                raise TypeError(f"{name} must be a function or None, got {kind}{order}")
+
+    def run(self, model: nn.Module, batch: Batch) -> tuple[Any, Any]:
+        """(output, target) of a batch; without ``loss_fn`` the target is None.
+
+        Raises:
+            TypeError: when ``forward`` returns something else.
+            ValueError: for a dict without labels.
+        """
+        if self.forward is not None:
+            output = self.forward(model, batch)
+            if self.loss_fn is None:
+                return output, None
+            if not (isinstance(output, tuple) and len(output) == 2):
+                raise TypeError(
+                    f"forward must return (output, target), which loss_fn takes, got {type(output).__name__}; with"
+                    " loss_fn=None it returns the loss"
+                )
+            output, target = output
+        elif isinstance(batch, dict):
+            if self.loss_fn is None:
+                return call(model, batch), None
+            target = self._target(batch)
+            output = call(model, {key: value for key, value in batch.items() if key != LABELS})
+        elif self.loss_fn is None:
+            raise TypeError(
+                "loss_fn=None takes the loss from the network's output, which needs data as dicts with the labels, or"
+                " forward=; for (input, target) give a loss_fn"
+            )
+        else:
+            output, target = call(model, batch[0]), batch[1]
+        logits = _entry(output, "logits")
+        return (output if logits is None else logits), target
+
+    @staticmethod
+    def _target(batch: Batch) -> Any:
+        if isinstance(batch, dict):
+            if LABELS not in batch:
+                raise ValueError(
+                    f"a batch with the keys {', '.join(map(str, batch))} has no {LABELS!r}, which loss_fn takes as the"
+                    " target; name them so, or say what the target is with forward="
+                )
+            return batch[LABELS]
+        return batch[1]
+
+    def of(self, output: Any, target: Any) -> Tensor:
+        """The loss of what :meth:`run` has returned.
+
+        Raises:
+            TypeError: for a loss that is no tensor, and an output that has none.
+            ValueError: for a loss that is more than one number.
+        """
+        if self.loss_fn is not None:
+            loss = self.loss_fn(output, target)
+        else:
+            loss = output if isinstance(output, Tensor) else _entry(output, "loss")
+            if loss is None:
+                raise TypeError(
+                    f"loss_fn=None takes the loss from the network's output, and {type(output).__name__} has no 'loss'"
+                    " (the labels must be among the data); give a loss_fn, or forward="
+                )
+        if not isinstance(loss, Tensor):
+            raise TypeError(f"the loss must be a tensor that autograd can follow, got {type(loss).__name__}")
+        if loss.numel() != 1:
+            raise ValueError(
+                f"the loss must be one number, the mean over the samples, got shape {tuple(loss.shape)}; use"
+                " reduction='mean'"
+            )
+        return loss.reshape(())
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The loss of a batch."""
+        return self.of(*self.run(model, batch))
+
+    def head(self, output: Any) -> Tensor:
+        """The tensor in which the Gauss-Newton matrix takes the loss's second derivative.
+
+        Raises:
+            TypeError: when the output is none and has none.
+        """
+        logits = output if self.loss_fn is not None else _entry(output, "logits")
+        if not isinstance(logits, Tensor):
+            what = "an output with logits" if self.loss_fn is None else "one tensor as output"
+            raise TypeError(
+                f"the GGN needs a network with {what}, got {type(output).__name__}; choose the tensor with forward=, or"
+                " use operator='hessian'"
+            )
+        return logits
+
+    def weight_of(self, batch: Batch) -> float:
+        """Weight of a batch in the mean over batches.
+
+        Raises:
+            ValueError: for one that is negative or not finite, or when nothing tells the number of samples.
+        """
+        if self.weight is None:
+            return count_samples(batch)
+        value = float(self.weight(batch if self.forward is not None else self._target(batch)))
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"weight must give a number of at least 0, got {value}")
+        return value
+
+
+def _entry(output: Any, name: str) -> Any:
+    """What models of libraries call so in their output: an attribute or a key."""
+    if isinstance(output, Tensor):
+        return None
+    return output.get(name) if isinstance(output, dict) else getattr(output, name, None)
 
 
 def mean_gradient(
     model: nn.Module,
-    loss_fn: Callable[[Any, Any], Tensor],
-    batches: Iterable[Batch],
-    samples: int,
+    loss: BatchLoss,
+    batches: Iterable[tuple[Batch, float]],
     prunable: PrunableSet,
     dtype: torch.dtype,
 ) -> Tensor:
@@ -27,9 +165,8 @@ def mean_gradient(
 
     Args:
         model: the network, in the mode in which it shall be differentiated.
-        loss_fn: ``loss_fn(output, target)``, the mean over the samples it is given.
-        batches: (input, target), each batch once; batches may be of unequal size.
-        samples: number of samples in all batches together.
+        loss: of a batch.
+        batches: (batch, its share of all samples), each batch once.
         prunable: the weights, D in all.
         dtype: of the sum over batches.
 
@@ -38,35 +175,68 @@ def mean_gradient(
     """
     total = torch.zeros(prunable.dimension, dtype=dtype, device=prunable.parameters[0].device)
     with differentiable(model, prunable):
-        for inputs, targets in batches:
-            loss = loss_fn(call(model, inputs), targets)
-            gradient = torch.autograd.grad(loss, prunable.parameters, materialize_grads=True)
-            total.add_(prunable.flatten(gradient), alpha=count_samples(targets) / samples)
+        for batch, share in batches:
+            gradient = torch.autograd.grad(loss(model, batch), prunable.parameters, materialize_grads=True)
+            total.add_(prunable.flatten(gradient), alpha=share)
     return total
 
 
-@torch.no_grad()
-def batch_deviation(
-    model: nn.Module, loss_fn: Callable[[Any, Any], Tensor], batches: Iterable[Batch], batch_size: int
-) -> tuple[float, int]:
+def mean_loss(model: nn.Module, loss: BatchLoss, batches: Iterable[tuple[Batch, float]]) -> float:
+    """The mean loss over all samples, in eval mode; arguments as :func:`mean_gradient`."""
+    with eval_mode(model), frozen(model):
+        return sum(share * float(loss(model, batch).detach()) for batch, share in batches)
+
+
+@dataclass(frozen=True)
+class BatchDeviation:
+    """Standard deviation of the loss between mini-batches, in units of the loss.
+
+    Attributes:
+        value: the deviation (with n - 1); 0 for fewer than two batches, which have none.
+        standard_error: of the deviation.
+        batches: number of whole batches that it comes from, n.
+    """
+
+    value: float
+    standard_error: float
+    batches: int
+
+    FEW = 16  # batches; the deviation of fewer is known to a fifth at best
+
+    @classmethod
+    def of(cls, losses: Tensor) -> BatchDeviation:
+        """Of the mean losses of whole batches, (n,).
+
+        The standard error is that of normal numbers, ``s / sqrt(2 (n - 1))``, or where their fourth moment makes more
+        of it ``sqrt((m4 - s^4 (n - 3) / (n - 1)) / n) / (2 s)``.
+        """
+        losses = losses.double().cpu()
+        count = len(losses)
+        if count < 2:
+            return cls(0.0, math.inf, count)
+        s = float(losses.std())
+        fourth = float((losses - losses.mean()).pow(4).mean())
+        heavy = math.sqrt(max(0.0, fourth - s**4 * (count - 3) / (count - 1)) / count) / (2 * s) if s else 0.0
+        return cls(s, max(s / math.sqrt(2 * (count - 1)), heavy), count)
+
+
+def batch_deviation(model: nn.Module, loss: BatchLoss, batches: Iterable[Batch], batch_size: int) -> BatchDeviation:
     """Deviation of the loss between mini-batches: the tolerance of epsilon rule ``batch_std``.
 
     This is the standard deviation (with n - 1) of the mean losses of consecutive mini-batches of ``batch_size`` samples
-    in stored order, with the network in eval mode. A last batch that is shorter is left out, since its mean varies
-    more. Zhang et al. 2024 (arXiv 2306.05857) take the deviation at the training batch size.
+    in stored order, over all training samples at hand, with the network in eval mode. A last batch that is shorter is
+    left out, since its mean varies more. Zhang et al. 2024 (arXiv 2306.05857) take the deviation at the training batch
+    size. `gwprune.predict_threshold` and the workflow both take it from here.
 
     Args:
         model: the network; its modes are restored.
-        loss_fn: ``loss_fn(output, target)``, the mean over the samples it is given.
-        batches: (input, target) of ``batch_size`` samples each, the last of at most as many.
+        loss: of a batch.
+        batches: of ``batch_size`` samples each, the last of at most as many.
         batch_size: samples of a whole batch.
-
-    Returns:
-        The deviation in units of the loss, and the number of whole batches. Fewer than two have no deviation: 0.
     """
     losses = []
-    with eval_mode(model), buffers_kept(model):
-        for inputs, targets in batches:
-            if count_samples(targets) == batch_size:
-                losses.append(loss_fn(call(model, inputs), targets).double())
-    return float(torch.stack(losses).cpu().std()) if len(losses) > 1 else 0.0, len(losses)
+    with eval_mode(model), frozen(model):
+        for batch in batches:
+            if count_samples(batch) == batch_size and (loss.weight is None or loss.weight_of(batch)):
+                losses.append(loss(model, batch).detach().double())
+    return BatchDeviation.of(torch.stack(losses) if losses else torch.empty(0))

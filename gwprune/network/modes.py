@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -22,7 +22,7 @@ if hasattr(torch.backends.cudnn, "conv"):  # PyTorch 2.9 or later, where reading
     }
     _SWITCH, _ON, _OFF = "fp32_precision", "tf32", "ieee"
 
-__all__ = ["buffers_kept", "differentiable", "eval_mode", "undisturbed"]
+__all__ = ["buffers_kept", "differentiable", "eval_mode", "frozen", "undisturbed"]
 
 
 @contextmanager
@@ -103,29 +103,36 @@ def _recurrence_differentiable(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def differentiable(model: nn.Module, prunable: PrunableSet) -> Iterator[None]:
-    """Gradients on for the prunable weights alone, whatever the caller has frozen; compiled parts run uncompiled.
+def frozen(model: nn.Module, but: Sequence[nn.Parameter] = ()) -> Iterator[None]:
+    """No gradients for the parameters; a forward pass may still differentiate in its inputs. Compiled parts run
+    uncompiled. Flags and buffers come back afterwards.
 
-    On CUDA products are in full precision, and recurrent layers by kernels with a second derivative. Flags, switches
-    and buffers come back afterwards.
+    Args:
+        model: the network.
+        but: gradients on for these, whatever the caller has frozen.
     """
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     for parameter, _ in flags:
         parameter.requires_grad_(False)
-    for parameter in prunable.parameters:
+    for parameter in but:
         parameter.requires_grad_(True)
     try:
-        with (
-            torch.enable_grad(),
-            buffers_kept(model),
-            _eager(),
-            _full_precision(prunable.parameters[0]),
-            _recurrence_differentiable(model),
-        ):
+        with torch.enable_grad(), buffers_kept(model), _eager():
             yield
     finally:
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+@contextmanager
+def differentiable(model: nn.Module, prunable: PrunableSet) -> Iterator[None]:
+    """Gradients on for the prunable weights alone; see :func:`frozen`.
+
+    On CUDA products are in full precision, and recurrent layers by kernels with a second derivative.
+    """
+    precise, recurrent = _full_precision(prunable.parameters[0]), _recurrence_differentiable(model)
+    with frozen(model, prunable.parameters), precise, recurrent:
+        yield
 
 
 @contextmanager

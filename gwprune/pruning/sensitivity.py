@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ..curvature.operator import curvature_operator
-from ..network.losses import mean_gradient
+from ..network.losses import BatchLoss, mean_gradient
 from ..network.modes import undisturbed
+from ..network.samples import count_samples
 from ..spectral.lanczos import rademacher
 from .subject import Subject
 
@@ -24,9 +25,8 @@ def taylor(subject: Subject) -> Tensor:
     """
     prunable = subject.prunable
     with undisturbed(subject.model):
-        gradient = mean_gradient(
-            subject.model, subject.loss_fn, subject.batches(), subject.samples, prunable, torch.float64
-        )
+        shares = ((batch, count_samples(batch) / subject.samples) for batch in subject.batches())
+        gradient = mean_gradient(subject.model, BatchLoss(subject.loss_fn), shares, prunable, torch.float64)
     return (gradient * prunable.flatten()).abs()
 
 

@@ -95,10 +95,37 @@ def test_batch_std_needs_two_batches():
     assert predict_threshold(small_net(), F.cross_entropy, small_data(256), steps=4).epsilon > 0
 
 
-@pytest.mark.parametrize("epsilon", [0, 0.0, -1.0, float("nan"), float("inf"), "relative", "0.1", ""])
+def test_batch_std_carries_its_standard_error_and_few_batches_are_told(recwarn):
+    with pytest.warns(UserWarning, match=r"comes from 3 batches of 128 samples alone: .* standard error of .*'5%'"):
+        few = predict_threshold(small_net(), F.cross_entropy, small_data(450), steps=4)
+    assert few.epsilon / 2 <= few.epsilon_standard_error <= few.epsilon
+    recwarn.clear()
+    loader = DataLoader(TensorDataset(*small_data(450)), batch_size=25)
+    many = predict_threshold(small_net(), F.cross_entropy, loader, steps=4)
+    assert not recwarn.list
+    assert 0.1 * many.epsilon < many.epsilon_standard_error < 0.3 * many.epsilon
+    assert many.samples == 450
+    assert small_predict(small_net(), data=small_data()).epsilon_standard_error == 0
+
+
+def test_percent_are_of_the_dense_loss():
+    model, (inputs, targets) = small_net(), small_data()
+    with torch.no_grad():
+        loss = float(F.cross_entropy(model.eval()(inputs), targets))
+    found = small_predict(model, data=(inputs, targets), epsilon="2.5%", batch_size=70)
+    assert found.epsilon == pytest.approx(0.025 * loss, rel=1e-9)
+    with pytest.raises(ValueError, match="epsilon='5%' needs a positive loss of the dense network, got -1"):
+        small_predict(
+            model, data=(inputs, targets), epsilon="5%", loss_fn=lambda o, t: F.cross_entropy(o, t) - loss - 1
+        )
+
+
+@pytest.mark.parametrize(
+    "epsilon", [0, 0.0, -1.0, float("nan"), float("inf"), "relative", "0.1", "", "%", "-5%", "0%", "nan%", None]
+)
 @pytest.mark.parametrize("predictor", PREDICTORS)
 def test_other_tolerances_are_refused(epsilon, predictor: str):
-    with pytest.raises(ValueError, match="epsilon must be 'batch_std' or a positive number"):
+    with pytest.raises(ValueError, match="epsilon must be 'batch_std', a positive number or percent as '5%'"):
         small_predict(
             small_net(),
             data=small_data(),
