@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,15 +16,18 @@ from torch.utils.data import DataLoader
 
 from .curvature.compaction import CompactedOperator, compacted
 from .curvature.operator import OPERATORS, CurvatureOperator, curvature_operator
+from .curvature.watched import watched
 from .network.losses import BatchDeviation, batch_deviation, mean_loss
 from .network.matrices import Choice, Matrix
-from .network.modes import eval_mode
+from .network.modes import eval_mode, frozen
 from .network.prunable import PrunableSet
+from .network.samples import leaves
 from .pruning import rank, removed_count
 from .spectral.predictors import PREDICTORS, Predictor
-from .spectral.probes import probe_spectra, probe_until
+from .spectral.probes import InterruptedSpectrum, probe_spectra, probe_until
 from .spectral.problem import Problem
 from .spectral.spectrum import Estimate, Spectrum
+from .storage.checkpoints import RecordedOperator, arithmetic, digest
 
 __all__ = ["Layer", "Prediction", "operator_for", "predict_threshold", "problem_for", "width_curve"]
 
@@ -169,6 +173,7 @@ class Prediction:
         checks: names of the checks that network, loss and data passed.
         layers: what the mask at the threshold removes of each tensor of the prunable set.
         left_out: the network's matrices that are not in the prunable set, with their shares of its matrices' weights.
+        interrupted: whether an interrupt ended it before the steps that were asked for.
     """
 
     threshold: float
@@ -187,6 +192,7 @@ class Prediction:
     checks: tuple[str, ...]
     layers: tuple[Layer, ...] = field(repr=False)
     left_out: tuple[Matrix, ...] = field(repr=False)
+    interrupted: bool
     _norms: np.ndarray = field(repr=False)
     _spectrum: Spectrum | None = field(repr=False)
 
@@ -233,9 +239,14 @@ def predict_threshold(
     storage: str = "device",
     checks: bool = True,
     prunable: Choice | PrunableSet | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    progress: bool | None = None,
     seed: int = 0,
 ) -> Prediction:
     """Predict how sparse global magnitude pruning can make ``model`` before its loss rises by ``epsilon``.
+
+    An interrupt (Ctrl-C) in the middle of the Lanczos steps ends them: the prediction is that of the steps so far, a
+    warning says so, and a second one ends the call.
 
     Args:
         model: any module; used in eval mode and left as it was.
@@ -270,6 +281,10 @@ def predict_threshold(
         prunable: names, patterns such as ``"*.in_proj_weight"`` or a function that choose the weights that may be
             pruned, see :class:`gwprune.PrunableSet`. By default the weights of linear and convolution layers; a
             warning names what that leaves out, when it is more than a fifth.
+        checkpoint: file that keeps the products until the call is complete (4 D bytes each in float32). The same call
+            after a kill or an interrupt goes on where it was; one of another network, loss or data starts anew.
+        progress: whether to say on standard error what the products will take, and to show a bar of them; None: if
+            that is a terminal.
         seed: of the probes and of the samples that are drawn.
 
     Raises:
@@ -326,10 +341,28 @@ def predict_threshold(
             prunable=prunable,
         )
         value, error = _tolerance(matrix, data, epsilon, number)
-        problem = problem_for(chosen, matrix.prunable, seed=seed, operator=matrix, tolerance=tolerance, **basis)
-        if "spectrum" in chosen.needs:
-            problem = replace(problem, spectrum=_spectrum(chosen, problem, value, steps, probes, seed, basis))
-        result = chosen.threshold(problem, value)
+        plan = _plan(chosen, matrix, steps, probes, tolerance, reorthogonalize)
+        recorded = None if checkpoint is None else _recorded(matrix, checkpoint, seed)
+        with watched(matrix, recorded or matrix, progress, title=f"{predictor}, {operator}", **plan) as products:
+            problem = problem_for(chosen, matrix.prunable, seed=seed, operator=products, tolerance=tolerance, **basis)
+            interrupted = False
+            if "spectrum" in chosen.needs:
+                try:
+                    known = _spectrum(chosen, problem, value, steps, probes, seed, basis)
+                except InterruptedSpectrum as stop:
+                    if not chosen.from_spectrum:
+                        raise
+                    known, interrupted = stop.spectrum, True
+                problem = replace(problem, spectrum=known)
+            result = chosen.threshold(problem, value)
+        if interrupted:
+            later = f"; the same call goes on from {checkpoint}" if recorded else ""
+            warnings.warn(
+                f"interrupted after {known.steps} of {steps} steps: the interval is what these tell{later}",
+                stacklevel=2,
+            )
+        if recorded:
+            (recorded.close if interrupted else recorded.remove)()
     spectrum = problem.spectrum
     return Prediction(
         float(result.value), float(result.lower), float(result.upper), value, error, matrix.samples, problem.dimension,
@@ -338,7 +371,7 @@ def predict_threshold(
         predictor=predictor, operator=operator,
         tolerance_met=None if tolerance is None else bool(result.upper - result.lower <= tolerance),
         checks=matrix.checks, layers=_layers(matrix.prunable, problem, result.value),
-        left_out=matrix.prunable.left_out, _norms=problem.norms, _spectrum=spectrum,
+        left_out=matrix.prunable.left_out, interrupted=interrupted, _norms=problem.norms, _spectrum=spectrum,
     )  # fmt: skip
 
 
@@ -355,6 +388,39 @@ def _spectrum(
         return guide.threshold(replace(problem, spectrum=spectrum), epsilon)
 
     return probe_until(problem.operator, threshold, problem.tolerance, steps=steps, probes=probes, seed=seed, **basis)
+
+
+def _plan(
+    predictor: Predictor, operator: Any, steps: int, probes: int, tolerance: float | None, reorthogonalize: bool
+) -> dict[str, int | None]:
+    """How many products there will be at most, if that is known, and how many vectors are kept of them."""
+    if "spectrum" not in predictor.needs:
+        return {"products": None, "basis": 0}
+    each = min(steps, operator.shape[0])
+    spent = each * probes if tolerance is None else steps
+    return {
+        "products": spent + 1 if predictor.from_spectrum else None,  # one shows which rows are zero
+        "basis": (each * probes if tolerance is None else each) if reorthogonalize else 0,
+    }
+
+
+def _recorded(operator: Any, path: str | os.PathLike, seed: int) -> RecordedOperator:
+    """The operator, its products kept on file, which belong to all that they are made of."""
+    tensors = [leaf for part in operator.data.parts for _, leaf in leaves(part) if isinstance(leaf, Tensor)]
+    with eval_mode(operator.model), frozen(operator.model):
+        loss = float(operator.loss(operator.model, operator.data.some(32)).detach())
+    belongs_to = {
+        "operator": operator.operator,
+        "seed": seed,
+        "prunable": operator.prunable.signature,
+        "network": digest(*operator.model.state_dict().values()),
+        "data": digest(*tensors),
+        "samples": [operator.samples, operator.batch_size],
+        "loss": f"{loss:.4g}",  # a function has no digest
+        "shares": digest(torch.tensor([share for _, share in operator.batches()])),
+        "arithmetic": arithmetic(operator.device),
+    }
+    return RecordedOperator(operator, path, belongs_to)
 
 
 def _number(epsilon: str | float) -> float:

@@ -37,6 +37,16 @@ class CompactedOperator(ProductOperator):
         """Number of products so far, on either network."""
         return self.full.products + self.small.products
 
+    @property
+    def seconds(self) -> float:
+        """That the last product took."""
+        return self.small.seconds
+
+    @property
+    def graph_bytes(self) -> float:
+        """That the graphs take which are there at a time."""
+        return self.small.graph_bytes
+
     def multiply(self, columns: list[Tensor]) -> list[Tensor]:
         parts = self.small.multiply([column[self.index] for column in columns])
         return [

@@ -8,6 +8,7 @@ Products never form the matrix. For a mini-batch loss ``l(w)`` with gradient ``g
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -95,6 +96,8 @@ class CurvatureOperator(ProductOperator):
         samples: number of samples.
         batch_size: samples per pass.
         products: number of products so far.
+        seconds: that the last product took, without graphs that are kept; 0 before the first.
+        graph_bytes: that the graphs take which are there at a time.
         keeps_graphs: whether the graphs of all batches fit into the memory budget, and are kept.
         options: operator, batch size and memory budget as they were given.
         checks: names of the checks that it passed.
@@ -145,7 +148,7 @@ class CurvatureOperator(ProductOperator):
                 data, self.device, dtype=self.dtype, samples=samples, seed=seed, any_form=loss.forward is not None
             )
         self.samples = len(self.data)
-        self.products = 0
+        self.products, self.seconds = 0, 0.0
         self.checks: tuple[str, ...] = ()
         self._graphs: list | None = None
         self.options = {"operator": operator, "batch_size": batch_size, "memory_mb": memory_mb}
@@ -160,6 +163,7 @@ class CurvatureOperator(ProductOperator):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size = min(batch_size, self.samples)
         self.keeps_graphs = per_sample * self.samples <= memory_mb * 2**20
+        self.graph_bytes = per_sample * (self.samples if self.keeps_graphs else self.batch_size)
         self._shares = self._find_shares()
 
     # -- passes over the data ----------------------------------------------------------------------------------
@@ -206,14 +210,21 @@ class CurvatureOperator(ProductOperator):
         with differentiable(self.model, self.prunable):
             if self.keeps_graphs and self._graphs is None:
                 self._graphs = [self._graph(batch) for batch, _ in self.batches()]
+            start = self._clock()
             for index, (place, weight) in enumerate(self._shares):
                 graph = self._graphs[index] if self._graphs is not None else self._graph(self.data.batch(place))
                 for number, vector in enumerate(vectors):
                     keep = self._graphs is not None or number + 1 < len(vectors)
                     product = graph.product(parameters, vector, keep)
                     sums[number].add_(self.prunable.flatten(product), alpha=weight)
+            self.seconds = (self._clock() - start) / len(columns)
         self.products += len(columns)
         return sums
+
+    def _clock(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     def gradient(self) -> Tensor:
         """Gradient of the mean loss with respect to the prunable weights, shape (D,)."""

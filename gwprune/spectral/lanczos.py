@@ -209,8 +209,8 @@ class Lanczos:
             before = after
 
     def result(self) -> Jacobi:
-        """The coefficients so far."""
-        return Jacobi(np.array(self.alpha), np.array(self.beta))
+        """The coefficients so far; an interrupted step is none."""
+        return Jacobi(np.array(self.alpha[: len(self.beta)]), np.array(self.beta))
 
 
 def iterate(

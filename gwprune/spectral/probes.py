@@ -13,9 +13,21 @@ from ..streams import numpy_stream
 from .lanczos import Jacobi, as_product, iterate, operator_device, operator_dtype, rademacher
 from .spectrum import Estimate, ProbeSpectrum, Spectrum
 
-__all__ = ["probe_spectra", "probe_until", "zero_rows"]
+__all__ = ["InterruptedSpectrum", "probe_spectra", "probe_until", "zero_rows"]
 
 _CHECK_EVERY = 8  # steps between looks at the interval: each costs a singular value decomposition
+
+
+class InterruptedSpectrum(KeyboardInterrupt):
+    """An interrupt that came in the middle of Lanczos runs; it carries what they have found so far.
+
+    Attributes:
+        spectrum: from the whole steps.
+    """
+
+    def __init__(self, spectrum: Spectrum):
+        super().__init__(f"after {spectrum.steps} steps")
+        self.spectrum = spectrum
 
 
 def zero_rows(operator: Any, seed: int) -> Tensor:
@@ -56,6 +68,7 @@ def probe_spectra(
     Raises:
         TypeError: for an operator without ``shape`` or ``@``.
         ValueError: for an operator that is not square, or steps below 1.
+        InterruptedSpectrum: for a KeyboardInterrupt after the first step.
     """
     semidefinite = getattr(operator, "semidefinite", False) if semidefinite is None else semidefinite
     dimension, dtype = operator.shape[0], operator_dtype(operator)
@@ -75,11 +88,20 @@ def probe_spectra(
         starts.append(start)
     runs = []
     steps = min(steps, active)
-    for step, runs in enumerate(iterate(operator, starts, steps, reorthogonalize=reorthogonalize, storage=storage), 1):
-        if progress is not None:
-            progress(step)
-        if enough is not None and step % _CHECK_EVERY == 0 and enough(spectrum([run.result() for run in runs])):
-            break
+    products = iterate(operator, starts, steps, reorthogonalize=reorthogonalize, storage=storage)
+    try:
+        for step, runs in enumerate(products, 1):
+            if progress is not None:
+                progress(step)
+            if enough is not None and step % _CHECK_EVERY == 0 and enough(spectrum([run.result() for run in runs])):
+                break
+    except KeyboardInterrupt as error:
+        if not runs:
+            raise
+        results = [run.result() for run in runs]
+        whole = max(result.steps for result in results) - (len({result.steps for result in results}) > 1)
+        kept = [result.truncated(min(whole, result.steps)) for result in results]
+        raise InterruptedSpectrum(spectrum(kept)) from error
     return spectrum([run.result() for run in runs])
 
 
@@ -130,6 +152,9 @@ def probe_until(
     each = spectrum.steps
     spent = each * probes
     while widths(spectrum)[0] > tolerance and spent + each <= steps:
-        further = probe_spectra(operator, steps=each, probes=[len(spectrum.probes)], seed=seed, **options)
+        try:
+            further = probe_spectra(operator, steps=each, probes=[len(spectrum.probes)], seed=seed, **options)
+        except KeyboardInterrupt as error:
+            raise InterruptedSpectrum(spectrum) from error
         spectrum, spent = Spectrum(spectrum.probes + further.probes), spent + each
     return spectrum

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +29,7 @@ def digest(*tensors: Tensor) -> str:
     """SHA-256 of the tensors' bytes, on the CPU."""
     sha = hashlib.sha256()
     for tensor in tensors:
-        sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        sha.update(_bytes(tensor))
     return sha.hexdigest()
 
 
@@ -50,7 +49,7 @@ def set_aside(path: str | os.PathLike, why: str = "it belongs to other settings,
 
 
 class RecordedOperator:
-    """An operator whose products with single vectors are appended to a file, and read back instead of computed anew.
+    """An operator whose products are appended to a file, vector by vector, and read back instead of computed anew.
 
     All that follows from the products (Lanczos with reorthogonalisation, searches, early ends) is a function of them.
     So interrupted work is simply repeated from its start: it reads the products that it has, and needs no other
@@ -110,29 +109,38 @@ class RecordedOperator:
         self._file.flush()
         return 0
 
-    def _recorded(self, crc: int) -> np.ndarray | None:
-        """The next product on file, if it is whole and of the vector with this CRC."""
-        if self._next >= self._known:
+    def _recorded(self, number: int, crc: int) -> Tensor | None:
+        """Product ``number`` on file, if it is whole and of the vector with this CRC."""
+        if number >= self._known:
             return None
-        self._file.seek(self._offset(self._next))
+        self._file.seek(self._offset(number))
         of_vector, of_product = _RECORD.unpack(self._file.read(_RECORD.size))
         values = self._file.read(self._size)
         if of_vector == crc and zlib.crc32(values) == of_product:
-            return np.frombuffer(bytearray(values), dtype=_numpy(self._operator.dtype))
-        logger.warning("%s: product %d does not fit; computing on from there", self.path, self._next + 1)
-        self._known = self._next
+            return torch.frombuffer(bytearray(values), dtype=self._operator.dtype)
+        logger.warning("%s: product %d does not fit; computing on from there", self.path, number + 1)
+        self._known = number
         return None
 
     def __matmul__(self, x: Tensor) -> Tensor:
-        if x.dim() != 1:
-            return self._operator @ x
-        crc = zlib.crc32(_bytes(x))
-        values = self._recorded(crc)
-        if values is not None:
-            self._next += 1
-            return torch.from_numpy(values).to(x.device)
-        product = self._operator @ x
-        data = _bytes(product)
+        columns = [x] if x.dim() == 1 else list(x.t().contiguous())
+        checks = [zlib.crc32(_bytes(column)) for column in columns]
+        found: list[Tensor] = []
+        for crc in checks:
+            values = self._recorded(self._next + len(found), crc)
+            if values is None:
+                break
+            found.append(values.to(x.device))
+        if len(found) == len(columns):
+            self._next += len(found)
+            return found[0] if x.dim() == 1 else torch.stack(found, dim=1)
+        product = self._operator @ x  # a block is one product: what is known of a part does not help
+        for crc, column in zip(checks, [product] if x.dim() == 1 else product.t(), strict=True):
+            self._write(crc, _bytes(column))
+        self._written()
+        return product
+
+    def _write(self, crc: int, data: memoryview) -> None:
         try:
             self._file.seek(self._offset(self._next))
             self._file.write(_RECORD.pack(crc, zlib.crc32(data)))
@@ -143,18 +151,17 @@ class RecordedOperator:
             raise OSError(error.errno, f"cannot write {self.path}: {error.strerror}") from error
         self._next += 1
         self._known = self._next
-        self._written()
-        return product
+
+    def close(self) -> None:
+        """Close the file; it stays for the same work done again."""
+        self._file.close()
 
     def remove(self) -> None:
         """Close and remove the file: what it was for is complete."""
-        self._file.close()
+        self.close()
         self.path.unlink(missing_ok=True)
 
 
 def _bytes(x: Tensor) -> memoryview:
-    return memoryview(x.detach().cpu().contiguous().numpy()).cast("B")
-
-
-def _numpy(dtype: torch.dtype) -> np.dtype:
-    return torch.empty((), dtype=dtype).numpy().dtype
+    # NumPy has no bfloat16.
+    return memoryview(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -72,6 +72,33 @@ def test_an_interrupted_run_goes_on_to_the_same_values_without_computing_again(t
     assert rest.products == 21 - products  # 20 steps and the scan for zero rows
 
 
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_blocks_are_recorded_vector_by_vector(tmp_path, blocks):
+    def block(operator):
+        return probe_spectra(operator, steps=6, probes=[0, 1, 2], seed=3).probes
+
+    expected = block(Counting())
+    path = tmp_path / "x.products"
+    with pytest.raises(Killed):
+        block(RecordedOperator(Counting(), path, BELONGS_TO, killed_after(1 + blocks)))
+    rest = Counting()
+    assert all(map(same, block(RecordedOperator(rest, path, BELONGS_TO)), expected))
+    assert rest.products == 6 - blocks
+    # Half of a block is no block.
+    path.write_bytes(path.read_bytes()[: -4 * D])
+    rest = Counting()
+    assert all(map(same, block(RecordedOperator(rest, path, BELONGS_TO)), expected))
+    assert rest.products == 1
+
+
+def test_half_precision_is_recorded(tmp_path):
+    vector = torch.linspace(-1, 1, D).bfloat16()
+    expected = RecordedOperator(Counting(torch.bfloat16), tmp_path / "x", BELONGS_TO) @ vector
+    again = RecordedOperator(Counting(torch.bfloat16), tmp_path / "x", BELONGS_TO)
+    assert torch.equal(again @ vector, expected)
+    assert again.products == 0
+
+
 def test_a_search_over_many_runs_is_replayed_too(tmp_path):
     matrix = Counting(torch.float64)
     matrix.matrix = matrix.matrix @ matrix.matrix / D
