@@ -265,7 +265,7 @@ def predict_threshold(
             trace alone), ``"statistical_dimension"`` (of the cone that the sublevel set spans: exact for random
             subspaces; some 200 further products), or, with ``operator="ggn"``, ``"surgeon"`` (Gauss-Newton model
             least over the kept weights) and ``"surgeon_step"`` (loss measured there).
-        epsilon: a positive number in units of the loss; ``"5%"``, of the dense network's mean loss; or ``"batch_std"``:
+        epsilon: a positive number in units of the loss; ``"5%"`` of the dense network's mean loss; or ``"batch_std"``:
             the standard deviation of the loss over mini-batches of all samples in their order, see
             :func:`gwprune.network.losses.batch_deviation`. Their size is that of the DataLoader if ``data`` is one,
             else 128. A warning tells when there are fewer than 16.

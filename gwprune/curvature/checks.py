@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import warnings
 from dataclasses import dataclass
 from itertools import accumulate
@@ -26,7 +27,7 @@ from .tape import Tape
 if TYPE_CHECKING:
     from .operator import CurvatureOperator
 
-__all__ = ["CHECKS", "CurvatureError", "NotDeterministicError", "check_curvature"]
+__all__ = ["CHECKS", "CurvatureError", "NotDeterministicError", "check_curvature", "explained"]
 
 # In the order in which they are made.
 CHECKS = ("finite", "deterministic", "mean over samples", "finite differences", "not zero")
@@ -150,6 +151,29 @@ class _Trial:
             return _Trial(model, loss, batch, PrunableSet(model, self.prunable), self.operator)
         except Exception:  # whatever a network of the caller's holds may refuse to be copied  # noqa: BLE001
             return None
+
+
+def explained(error: RuntimeError) -> Exception | None:
+    """What to do about some of PyTorch's own errors; None for others."""
+    text = str(error).split("\n")[0]
+    kernel = re.search(r"derivative for (?:aten::)?_?(\w+?)(_backward\w*)? is not implemented", text)
+    if kernel:
+        same = " (it is relu6(x + 3) / 6)" if kernel[1] == "hardsigmoid" else ""
+        return CurvatureError(
+            f"the network or its loss uses {kernel[1]}, which PyTorch differentiates once and not twice, as a product"
+            f" with the curvature needs; write it with other operations{same}, or take another in its place"
+        )
+    if re.search(r"same dtype|type .* should be the same|expected scalar type", text):
+        return ValueError(
+            f"the data do not have the dtype of the weights ({text}); convert one of them, as by inputs.float() or"
+            " model.double()"
+        )
+    if "Expected target size" in text:
+        return ValueError(
+            f"cross_entropy takes classes along axis 1 ({text}); of a language model's output (samples, words,"
+            " vocabulary) use lambda output, target: cross_entropy(output.flatten(0, 1), target.flatten())"
+        )
+    return None
 
 
 def check_curvature(operator: CurvatureOperator) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from ..network.matrices import Choice
 from ..network.modes import differentiable, undisturbed
 from ..network.prunable import PrunableSet
 from ..network.samples import Batch, Samples, read_samples
-from .checks import NotDeterministicError, check_curvature
+from .checks import NotDeterministicError, check_curvature, explained
 from .graphs import GaussNewtonGraph, HessianGraph, saved_bytes
 from .tape import Tape
 
@@ -35,7 +35,7 @@ _DEFAULT_MEMORY_MB = 3072
 # leave the kernels too little to do.
 _CPU_BATCH_BYTES = 32 * 2**20
 _CPU_BATCHES = (32, 2048)
-
+_UNKNOWN_BATCH = 32  # where the memory of a graph cannot be known
 
 _KINDS = {"hessian": HessianGraph, "ggn": GaussNewtonGraph}
 
@@ -194,8 +194,13 @@ class CurvatureOperator(ProductOperator):
         few = max(1, min(_PROBE_SAMPLES, self.data.counts[0] // 2))
         sizes = []
         for count in (few, 2 * few):
-            with differentiable(self.model, self.prunable), saved_bytes() as saved:
-                graph = self._graph(self.data.some(count))
+            try:
+                with differentiable(self.model, self.prunable), saved_bytes() as saved:
+                    graph = self._graph(self.data.some(count))
+            except RuntimeError as error:  # torch.func in a forward pass bears no one who counts
+                if "saved tensor hooks" not in str(error):
+                    raise
+                return self.options["memory_mb"] * 2**20 / 4 / _UNKNOWN_BATCH
             sizes.append(saved())
             del graph
         # A batch that cannot be divided was the same twice.
@@ -305,8 +310,8 @@ def curvature_operator(
             or what :class:`gwprune.PrunableSet` refuses.
         FloatingPointError: when a product is not finite.
         NotDeterministicError: when two products with one vector differ.
-        CurvatureError: for a loss that is no mean over samples, a product that autograd gets wrong, or a matrix that
-            is exactly zero.
+        CurvatureError: for a loss that is no mean over samples, a product that autograd gets wrong or does not have,
+            or a matrix that is exactly zero.
 
     Example: for least squares ``mean (x w - y)^2`` the Hessian is ``2 mean x x^T``.
 
@@ -317,20 +322,27 @@ def curvature_operator(
         >>> (H @ torch.eye(2)).tolist()
         [[2.0, 2.0], [2.0, 4.0]]
     """
-    matrix = CurvatureOperator(
-        model,
-        BatchLoss(loss_fn, forward, weight),
-        data,
-        samples=samples,
-        seed=seed,
-        operator=operator,
-        batch_size=batch_size,
-        device=device,
-        memory_mb=memory_mb,
-        prunable=prunable,
-    )
-    if prunable is None:
-        matrix.prunable.tell_left_out()
-    if checks:
-        matrix.checks = check_curvature(matrix)
+    loss = BatchLoss(loss_fn, forward, weight)
+    try:
+        matrix = CurvatureOperator(
+            model,
+            loss,
+            data,
+            samples=samples,
+            seed=seed,
+            operator=operator,
+            batch_size=batch_size,
+            device=device,
+            memory_mb=memory_mb,
+            prunable=prunable,
+        )
+        if prunable is None:
+            matrix.prunable.tell_left_out()
+        if checks:
+            matrix.checks = check_curvature(matrix)
+    except RuntimeError as error:
+        clearer = explained(error)
+        if clearer is None:
+            raise
+        raise clearer from error
     return matrix

@@ -242,6 +242,18 @@ def test_numpy_floats_take_the_dtype_of_the_network():
     assert read_samples((inputs.numpy(), targets.numpy()), CPU).parts[0][0].dtype == torch.float64
 
 
+def test_samples_stay_where_they_are():
+    model, inputs, targets, _ = mlp()
+    operator = curvature_operator(model, F.cross_entropy, (inputs, targets), batch_size=6)
+    assert operator.data.parts[0][0] is inputs
+    batches = [batch for batch, _ in operator.batches()]
+    assert [len(batch[1]) for batch in batches] == [6, 6, 6, 2]
+    assert batches[0][0].data_ptr() == inputs.data_ptr()
+    away = read_samples((inputs, targets), torch.device("meta"))
+    assert away.parts[0][0] is inputs
+    assert [x.device.type for x, _ in away.batches(15)] == ["meta", "meta"]
+
+
 def test_one_call_predicts_from_dicts_without_a_loss_of_its_own():
     inputs, targets = texts(300)
     data = {"input_ids": inputs, "labels": targets}
@@ -439,3 +451,55 @@ def test_a_forward_pass_that_differentiates_in_its_inputs_has_a_default_epsilon(
     model = initialised(Net(force, a=nn.Linear(5, 6), b=nn.Linear(6, 1)))
     data = DataLoader(TensorDataset(normal(64, 5), normal(64, 5, seed=1)), batch_size=4)
     assert predict_threshold(model, F.mse_loss, data, steps=4).epsilon > 0
+
+
+# --- what PyTorch says itself -----------------------------------------------------------------------------------
+
+
+def hard(n: Net, x: Tensor) -> Tensor:
+    return n.b(F.hardsigmoid(n.a(x)))
+
+
+def by_word(n: Net, x: Tensor) -> Tensor:
+    return n.b(torch.tanh(n.a(x)))[:, None].expand(-1, 4, -1)
+
+
+@pytest.mark.parametrize(
+    ("function", "loss", "change", "error", "message"),
+    [
+        (hard, F.cross_entropy, None, CurvatureError, r"uses hardsigmoid, .*once and not twice.*relu6\(x \+ 3\) / 6"),
+        (None, F.multi_margin_loss, None, CurvatureError, "uses multi_margin_loss, which PyTorch differentiates once"),
+        (None, F.cross_entropy, lambda x, y: (x.float(), y), ValueError, r"do not have the dtype.*inputs.float\(\)"),
+        (
+            by_word, F.cross_entropy, lambda x, y: (x, y[:, None].expand(-1, 4)),
+            ValueError, r"classes along axis 1 .*output.flatten\(0, 1\), target.flatten\(\)",
+        ),
+    ],
+    ids=["hardsigmoid", "multi_margin", "dtype", "words"],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", OPERATORS)
+def test_pytorchs_own_errors_say_what_to_do(kind: str, function, loss, change, error, message: str):
+    model = initialised(Net(function or (lambda n, x: n.b(torch.tanh(n.a(x)))), a=nn.Linear(5, 6), b=nn.Linear(6, 3)))
+    data = normal(20, 5), labels(20, 3)
+    with pytest.raises(error, match=message):
+        curvature_operator(model, loss, change(*data) if change else data, operator=kind)
+
+
+@pytest.mark.parametrize("kind", OPERATORS)
+def test_a_forward_pass_with_transforms_of_torch_func(kind: str):
+    def through_transforms(n: Net, x: Tensor) -> Tensor:
+        slope = torch.func.vmap(torch.func.grad(lambda z: torch.tanh(n.a(z)).square().sum()))(x)
+        return n.b(slope)
+
+    def by_hand(n: Net, x: Tensor) -> Tensor:
+        t = torch.tanh(n.a(x))
+        return n.b((2 * t * (1 - t**2)) @ n.a.weight)
+
+    layers = {"a": nn.Linear(5, 4), "b": nn.Linear(5, 3)}
+    operators = [
+        curvature_operator(
+            initialised(Net(function, **layers)), F.cross_entropy, (normal(20, 5), labels(20, 3)), operator=kind
+        )
+        for function in (through_transforms, by_hand)
+    ]
+    close(operators[0], matrix_of(operators[1]))

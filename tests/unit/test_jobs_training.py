@@ -52,6 +52,7 @@ def test_the_dense_summary_describes_the_network_that_was_written(run):
     with torch.no_grad():
         losses = [float(functional.cross_entropy(model(inputs[part]), labels[part])) for part in parts]
     assert summary["batch_std"] == pytest.approx(np.std(losses, ddof=1), rel=1e-6)
+    assert 0 < summary["batch_std_standard_error"] < summary["batch_std"]
 
 
 def test_finished_jobs_leave_no_checkpoint(run):
