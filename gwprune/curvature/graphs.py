@@ -114,7 +114,7 @@ class GaussNewtonGraph(_Recorded):
         """Run the batch forwards and backwards on a new tape."""
         with tape:
             found, target = loss.run(model, batch)
-            value = None if loss.loss_fn else loss.of(found, target)
+            value = loss.of(found, target) if loss.loss_fn is None else None
         output = loss.head(found)
         _refuse_constant(output, "output")
         dummy = torch.zeros_like(output, requires_grad=True)
