@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .modes import differentiable, eval_mode, frozen
 from .prunable import PrunableSet
-from .samples import LABELS, Batch, call, count_samples
+from .samples import LABELS, Batch, call, count_samples, leaves
 
 __all__ = ["BatchDeviation", "BatchLoss", "batch_deviation", "mean_gradient", "mean_loss"]
 
@@ -237,6 +237,8 @@ def batch_deviation(model: nn.Module, loss: BatchLoss, batches: Iterable[Batch],
     losses = []
     with eval_mode(model), frozen(model):
         for batch in batches:
-            if count_samples(batch) == batch_size and (loss.weight is None or loss.weight_of(batch)):
+            # An object of the caller's, which does not tell its samples, is a batch as it is.
+            whole = not any(leaves(batch)) or count_samples(batch) == batch_size
+            if whole and (loss.weight is None or loss.weight_of(batch)):
                 losses.append(loss(model, batch).detach().double())
     return BatchDeviation.of(torch.stack(losses) if losses else torch.empty(0))

@@ -120,7 +120,7 @@ class Samples:
 
     def __init__(self, parts: list[Batch], device: torch.device):
         self.parts, self.device = parts, device
-        self.counts = [count_samples(part) if list(leaves(part)) else 1 for part in parts]
+        self.counts = [count_samples(part) if any(leaves(part)) else 1 for part in parts]
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -242,7 +242,7 @@ def _loaded(data: Any, samples: int | None, seed: int) -> Iterator[Batch]:
     read = 0
     for batch in data:
         batch = _nested(batch)
-        count = count_samples(batch) if list(leaves(batch)) else 1
+        count = count_samples(batch) if any(leaves(batch)) else 1
         if samples is not None and read + count > samples and divisible(batch):
             batch = take(batch, slice(0, samples - read))
         elif samples is None and read == 0 and isinstance(data, DataLoader):

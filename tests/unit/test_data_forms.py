@@ -423,6 +423,17 @@ def test_what_does_not_fit_is_named(name: str):
         curvature_operator(model, loss, make(inputs, targets), **options)
 
 
+def test_batches_that_are_objects_have_a_default_epsilon():
+    model, inputs, targets, _ = mlp()
+    parts = [SimpleNamespace(x=inputs[i : i + 4], y=targets[i : i + 4]) for i in range(0, 20, 4)]
+    options = {"forward": lambda network, b: (network(b.x), b.y), "weight": lambda b: len(b.y), "steps": 4}
+    found = predict_threshold(model, F.cross_entropy, iter(parts), **options)
+    loader = DataLoader(TensorDataset(inputs, targets), batch_size=4)
+    expected = predict_threshold(model, F.cross_entropy, loader, steps=4)
+    assert found.epsilon == pytest.approx(expected.epsilon, rel=1e-9)
+    assert found.threshold == expected.threshold
+
+
 def test_the_ggn_needs_one_tensor_and_says_how_to_choose_it():
     model = initialised(Net(lambda n, x: {"out": n.a(x), "aux": x}, a=nn.Linear(5, 3)))
     data, loss = (normal(20, 5), labels(20, 3)), lambda output, y: F.cross_entropy(output["out"], y)
