@@ -408,7 +408,7 @@ def _recorded(operator: Any, path: str | os.PathLike, seed: int) -> RecordedOper
     """The operator, its products kept on file, which belong to all that they are made of."""
     tensors = [leaf for part in operator.data.parts for _, leaf in leaves(part) if isinstance(leaf, Tensor)]
     with eval_mode(operator.model), frozen(operator.model):
-        loss = float(operator.loss(operator.model, operator.data.some(32)).detach())
+        loss = float(operator.batch_loss(operator.model, operator.data.some(32)).detach())
     belongs_to = {
         "operator": operator.operator,
         "seed": seed,
@@ -443,12 +443,12 @@ def _tolerance(
     if not isinstance(epsilon, str):
         return number, 0.0
     if epsilon != "batch_std":
-        dense = mean_loss(operator.model, operator.loss, operator.batches())
+        dense = mean_loss(operator.model, operator.batch_loss, operator.batches())
         if not dense > 0:
             raise ValueError(f"epsilon={epsilon!r} needs a positive loss of the dense network, got {dense:.6g}")
         return number * dense, 0.0
     size = (data.batch_size if isinstance(data, DataLoader) else None) or _DEVIATION_BATCH
-    found = batch_deviation(operator.model, operator.loss, operator.data.batches(size), size)
+    found = batch_deviation(operator.model, operator.batch_loss, operator.data.batches(size), size)
     if found.batches < 2:
         raise ValueError(
             f"epsilon='batch_std' needs at least {2 * size} samples (two batches of {size}), got {operator.samples};"

@@ -191,7 +191,7 @@ def check_curvature(operator: CurvatureOperator) -> tuple[str, ...]:
         CurvatureError: for a loss that is no mean over samples, a product that autograd gets wrong, or a matrix that
             is exactly zero.
     """
-    trial = _Trial(operator.model, operator.loss, _few(operator), operator.prunable, operator.operator)
+    trial = _Trial(operator.model, operator.batch_loss, _few(operator), operator.prunable, operator.operator)
     vector = torch.randn(operator.shape[0], generator=stream(0, "checks"))
     vector = vector.to(operator.device, operator.dtype)
     with differentiable(operator.model, operator.prunable):
@@ -211,7 +211,7 @@ def check_curvature(operator: CurvatureOperator) -> tuple[str, ...]:
 def _few(operator: CurvatureOperator) -> Batch:
     """Samples that count, spread over the data where they can be divided."""
     few = operator.data.some(_SAMPLES, spread=True)
-    return few if operator.loss.weight_of(few) else next(operator.batches())[0]
+    return few if operator.batch_loss.weight_of(few) else next(operator.batches())[0]
 
 
 def _check_finite(operator: CurvatureOperator, product: Tensor) -> None:
@@ -224,7 +224,7 @@ def _check_finite(operator: CurvatureOperator, product: Tensor) -> None:
             if bool(bad.any()):
                 first = int(bad.nonzero()[0])
                 batch = operator.data.batch((number, slice(first, first + 1)))
-                sample = _Trial(operator.model, operator.loss, batch, None, "")
+                sample = _Trial(operator.model, operator.batch_loss, batch, None, "")
                 if math.isnan(sample.loss()):  # a network may know what to do with it
                     name = {"0": "input", "1": "target"}.get(name, name) if isinstance(part, tuple) else name
                     raise FloatingPointError(

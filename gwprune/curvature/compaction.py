@@ -83,14 +83,14 @@ def compacted(operator: CurvatureOperator, seed: int = 0) -> CurvatureOperator |
 
     def run(model: nn.Module) -> None:
         for batch, _ in operator.batches():
-            operator.loss.run(model, batch)
+            operator.batch_loss.run(model, batch)
 
     smaller = without_dead_units(operator.model, operator.prunable, expected == 0, run)
     if smaller is None:
         return operator
     operator.release()
     small = CurvatureOperator(
-        smaller.model, operator.loss, operator.data, prunable=smaller.prunable, **operator.options
+        smaller.model, operator.batch_loss, operator.data, prunable=smaller.prunable, **operator.options
     )
     result = CompactedOperator(operator, small, smaller.index)
     difference = (result @ vector - expected).norm()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..network.losses import BatchLoss, mean_gradient
 from ..network.matrices import Choice
-from ..network.modes import differentiable, undisturbed
+from ..network.modes import differentiable, eval_mode, frozen
 from ..network.prunable import PrunableSet
 from ..network.samples import Batch, Samples, read_samples
 from .checks import NotDeterministicError, check_curvature, explained
@@ -76,6 +76,17 @@ class ProductOperator(ABC):
         return result.to(other.device, other.dtype if other.is_floating_point() else self.dtype)
 
 
+class _WithLoss(nn.Module):
+    """From a batch to its loss, so that weights can be exchanged in all that is called."""
+
+    def __init__(self, model: nn.Module, batch_loss: BatchLoss):
+        super().__init__()
+        self.model, self.batch_loss = model, batch_loss
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.batch_loss(self.model, batch)
+
+
 class CurvatureOperator(ProductOperator):
     """Curvature of a network's mean loss on its prunable weights, as a symmetric matrix known by its products.
 
@@ -91,7 +102,7 @@ class CurvatureOperator(ProductOperator):
         device: of the weights.
         operator: ``"hessian"`` or ``"ggn"``.
         prunable: the :class:`PrunableSet`.
-        loss: of a batch.
+        batch_loss: of a batch.
         data: the samples.
         samples: number of samples.
         batch_size: samples per pass.
@@ -127,7 +138,7 @@ class CurvatureOperator(ProductOperator):
             )
         if device is not None:
             model.to(device)
-        self.model, self.loss, self.operator = model, loss, operator
+        self.model, self.batch_loss, self.operator = model, loss, operator
         self.prunable = PrunableSet(model, prunable)
         first = self.prunable.parameters[0]
         for name, parameter in zip(self.prunable.names, self.prunable.parameters, strict=True):
@@ -175,11 +186,13 @@ class CurvatureOperator(ProductOperator):
 
     def _graph(self, batch: Batch):
         parameters = self.prunable.parameters
-        return _KINDS[self.operator].build(Tape(parameters), self.model, self.loss, batch, parameters)
+        return _KINDS[self.operator].build(Tape(parameters), self.model, self.batch_loss, batch, parameters)
 
     def _find_shares(self) -> list[tuple[tuple[int, slice], float]]:
         """(place, weight in the mean) of every batch; those that count nothing are left out: their loss is 0 / 0."""
-        weights = [(place, self.loss.weight_of(self.data.stored(place))) for place in self.data.places(self.batch_size)]
+        weights = [
+            (place, self.batch_loss.weight_of(self.data.stored(place))) for place in self.data.places(self.batch_size)
+        ]
         total = sum(weight for _, weight in weights)
         if not total > 0:
             raise ValueError("weight= gives 0 for every batch, so that no sample counts")
@@ -233,9 +246,8 @@ class CurvatureOperator(ProductOperator):
 
     def gradient(self) -> Tensor:
         """Gradient of the mean loss with respect to the prunable weights, shape (D,)."""
-        return mean_gradient(self.model, self.loss, self.batches(), self.prunable, self.dtype)
+        return mean_gradient(self.model, self.batch_loss, self.batches(), self.prunable, self.dtype)
 
-    @torch.no_grad()
     def loss(self, weights: Tensor) -> float:
         """Mean loss of the network with other prunable weights; the network and kept graphs stay as they are.
 
@@ -245,14 +257,12 @@ class CurvatureOperator(ProductOperator):
         Raises:
             ValueError: for weights of another size.
         """
-        values = dict(zip(self.prunable.names, self.prunable.unflatten(weights.to(self.dtype)), strict=True))
-        total = 0.0
-        with undisturbed(self.model):
-            for inputs, targets in batches_of(self.data, self.batch_size):
-                arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-                output = torch.func.functional_call(self.model, values, arguments)
-                total += float(self.loss_fn(output, targets)) * count_samples(targets)
-        return total / self.samples
+        parts = self.prunable.unflatten(weights.to(self.dtype))
+        values = {f"model.{name}": part for name, part in zip(self.prunable.names, parts, strict=True)}
+        network = _WithLoss(self.model, self.batch_loss)
+        with eval_mode(self.model), frozen(self.model):
+            losses = ((torch.func.functional_call(network, values, (b,)), share) for b, share in self.batches())
+            return sum(share * float(loss.detach()) for loss, share in losses)
 
     def release(self) -> None:
         """Give back the memory of kept graphs; the next product starts from the weights."""

@@ -214,6 +214,18 @@ def test_other_forms_give_the_same_matrix(form: str, kind: str):
     torch.testing.assert_close(operator.gradient(), expected, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_the_loss_at_other_weights_in_every_form(form: str):
+    model, inputs, targets, _ = mlp()
+    weights = normal(66, seed=5)
+    data, options = FORMS[form](inputs, targets)
+    found = curvature_operator(model, F.cross_entropy, data, batch_size=6, **options).loss(weights)
+    a, b, c = weights[:30].view(6, 5), weights[30:54].view(4, 6), weights[54:].view(3, 4)
+    hidden = torch.tanh(F.linear(torch.tanh(F.linear(inputs, a, model[0].bias)), b, model[2].bias))
+    expected = F.cross_entropy(F.linear(hidden, c, model[4].bias), targets)
+    assert found == pytest.approx(float(expected), rel=1e-12)
+
+
 @pytest.mark.parametrize("kind", OPERATORS)
 def test_a_graph_stays_whole(kind: str):
     def passing(n: Net, x: Tensor, edges: Tensor) -> Tensor:
