@@ -49,8 +49,9 @@ lint: $(stamp)  ## format and lint checks
 docs: $(stamp)  ## generate the configuration's schema and reference from the typed models
 	$(python) -m gwprune config-docs
 
-findings: $(stamp)  ## tables of docs/findings.md, from results/reference/fashion_mnist
+findings: $(stamp)  ## tables of docs/findings.md and the figure of README.md, from results/reference/fashion_mnist
 	$(python) -m benchmarks.findings
+	$(python) -m benchmarks.overview
 
 studies: $(stamp)  ## coverage of the intervals and the phase transition: docs/certificate.md
 	$(python) -m benchmarks.coverage

@@ -1,0 +1,92 @@
+"""What the documents show, run: every block of code, in the order of its page."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+BLOCK = re.compile(r'^```(\w+)(?: title="([^"\n]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+PAGES = ["README.md", "CONTRIBUTING.md", "config/README.md", "results/README.md"]
+PAGES += [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: str) -> list[tuple[str, str, str, int]]:
+    """(language, title, text, line) of the fenced blocks of a page."""
+    text = (ROOT / page).read_text()
+    return [(m[1], m[2] or "", m[3], text[: m.start(3)].count("\n")) for m in BLOCK.finditer(text)]
+
+
+def code(text: str, page: str, line: int):
+    """A block, compiled so that an error names the page and the line in it."""
+    return compile("\n" * line + text, page, "exec")
+
+
+def changed(source: str, difference: str) -> str:
+    """Apply a block of lines that begin with a blank, ``-`` or ``+``."""
+    lines = difference.splitlines(keepends=True)
+    old, new = ("".join(line[1:] for line in lines if line[0] in marks) for marks in (" -", " +"))
+    assert source.count(old) == 1, f"stands {source.count(old)} times in the file:\n{old}"
+    return source.replace(old, new)
+
+
+def test_the_library_page_runs():
+    namespace: dict[str, object] = {}
+    for language, _, text, line in blocks("docs/your_network.md"):
+        assert language == "python"
+        exec(code(text, "docs/your_network.md", line), namespace)
+
+
+def test_every_example_of_how_to_add_runs_on_a_copy_of_the_package(tmp_path):
+    shutil.copytree(ROOT / "gwprune", tmp_path / "gwprune", ignore=shutil.ignore_patterns("__pycache__"))
+    program = []
+    for language, title, text, line in blocks("docs/extend.md"):
+        path = tmp_path / title
+        if language == "diff":
+            path.write_text(changed(path.read_text(), text))
+        elif title:
+            assert not path.exists(), title
+            path.write_text(text)
+        else:
+            program.append("\n" * (line - "".join(program).count("\n")) + text)
+    (tmp_path / "extend.py").write_text("".join(program))  # with the lines of the page
+    done = subprocess.run(
+        [sys.executable, "extend.py"], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_experiment_of_the_page_is_a_valid_one(tmp_path):
+    from gwprune.config import load_file
+    from gwprune.config.runs import expand
+
+    text = (ROOT / "docs/your_experiment.md").read_text()
+    path = tmp_path / "my.yaml"
+    path.write_text(re.search(r"^( {4}experiments:\n.*?)\n\n(?! {4})", text, re.MULTILINE | re.DOTALL)[1])
+    config = load_file(path)
+    assert (len(expand(config)), len(config.seeds)) == (4, 3)  # "4 runs and 12 trainings"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_headings(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text()):
+        path, _, heading = target.partition("#")
+        if not path.startswith("http"):
+            found = (ROOT / page).parent / path
+            assert found.exists(), target
+            if heading:
+                titles = re.findall(r"^#+ (.*)", found.read_text(), re.MULTILINE)
+                assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, target
+
+
+def test_the_citation_has_the_version_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"]["text"])
