@@ -46,8 +46,14 @@ lint: $(stamp)  ## format and lint checks
 	$(VENV)/bin/snakefmt --check Snakefile workflow
 	$(VENV)/bin/snakemake --lint
 
-docs: $(stamp)  ## generate the configuration's schema and reference from the typed models
+# The site's packages are needed by no other target.
+$(VENV)/.gwprune-docs: $(stamp)
+	@$(python) -m pip install --quiet --disable-pip-version-check -c envs/constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.gwprune-docs  ## generate the references of configuration and tables, then the site in build/site
 	$(python) -m gwprune config-docs
+	NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet
 
 findings: $(stamp)  ## tables of docs/findings.md and the figure of README.md, from results/reference/fashion_mnist
 	$(python) -m benchmarks.findings

@@ -296,7 +296,7 @@ def predict_threshold(
         FloatingPointError: when the data hold NaN, or a product is not finite.
         NotDeterministicError: for a network that is random in eval mode.
 
-    Example:
+    Examples:
         >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))

@@ -323,7 +323,8 @@ def curvature_operator(
         CurvatureError: for a loss that is no mean over samples, a product that autograd gets wrong or does not have,
             or a matrix that is exactly zero.
 
-    Example: for least squares ``mean (x w - y)^2`` the Hessian is ``2 mean x x^T``.
+    Examples:
+        For least squares ``mean (x w - y)^2`` the Hessian is ``2 mean x x^T``.
 
         >>> import torch
         >>> linear = torch.nn.Linear(2, 1, bias=False).eval()

@@ -7,10 +7,13 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
+
+import gwprune
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"\n]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -84,6 +87,14 @@ def test_links_lead_to_files_and_headings(page):
             if heading:
                 titles = re.findall(r"^#+ (.*)", found.read_text(), re.MULTILINE)
                 assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, target
+
+
+def test_the_interface_has_every_name_of_the_package_and_nothing_that_is_gone():
+    text = (ROOT / "docs/api.md").read_text()
+    assert [name for name in gwprune.__all__ if name != "__version__" and f"`gwprune.{name}`" not in text] == []
+    for path in re.findall(r"^::: (.*)$", text, re.MULTILINE):
+        module, _, name = path.rpartition(".")
+        assert getattr(import_module(module), name).__doc__, path
 
 
 def test_the_citation_has_the_version_of_the_package():
