@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import shutil
 import subprocess
@@ -87,6 +88,20 @@ def test_links_lead_to_files_and_headings(page):
             if heading:
                 titles = re.findall(r"^#+ (.*)", found.read_text(), re.MULTILINE)
                 assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, target
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in sorted((ROOT / "gwprune").rglob("*.py"))
+        if re.search(r"^ +>>> ", path.read_text(), re.MULTILINE)
+    ],
+)
+def test_examples_in_doc_strings_run(module):
+    failed, tried = doctest.testmod(import_module(module))
+    assert tried > 0
+    assert failed == 0
 
 
 def test_the_interface_has_every_name_of_the_package_and_nothing_that_is_gone():
