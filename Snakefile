@@ -5,8 +5,11 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
+# Another workflow uses this one as a module and gives its configuration. Not part of Snakemake's public interface.
+AS_MODULE = workflow.modifier.skip_configfile
+
 # A configuration given with --configfile replaces the embedded default; single keys given with --config are laid over it.
-if not workflow.overwrite_configfiles:
+if not (workflow.overwrite_configfiles or AS_MODULE):
     # Our reader names the file and the line of what is wrong.
     try:
         gwconfig.read_file(f"{workflow.basedir}/config/config.yaml")

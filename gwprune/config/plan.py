@@ -154,11 +154,14 @@ class Plan:
     Attributes:
         config: the configuration.
         runs: name -> run.
+        placed: where a file lies that no rule declares: a workflow that uses this one as a module with a prefix moves
+            inputs, outputs and logs by itself.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, placed: Callable[[str], str] = str):
         self.config = config
         self.runs = expand(config)
+        self.placed = placed
         self._results = config.results
         self._nodes: dict[tuple[str, str], dict[str, Node]] = {}
 
@@ -205,7 +208,7 @@ class Plan:
 
     def checkpoint(self, at: Any, name: str) -> str:
         """A job's checkpoint: Snakemake deletes declared outputs before a retry, these it leaves alone."""
-        return self.path(f"checkpoints/{at.run}_seed{at.seed}_{name}")
+        return self.placed(self.path(f"checkpoints/{at.run}_seed{at.seed}_{name}"))
 
     def _file_at(self, at: Any, name: str, **wildcards: Any) -> str:
         """A file of the same run and seed."""
@@ -414,12 +417,12 @@ class Plan:
         benchmarks = []
         for seed in self.runs[run].experiment.seeds:
             for job in self.jobs(run):
-                file = self.benchmark(job.rule).format(run=run, seed=seed, **job.wildcards)
+                file = self.placed(self.benchmark(job.rule).format(run=run, seed=seed, **job.wildcards))
                 benchmarks.append({"run": run, "seed": seed, "rule": job.rule, "job": job.name, "file": file})
         return benchmarks
 
     def shared_benchmarks(self) -> list[dict[str, Any]]:
         """The same of the jobs that serve several runs."""
         shared = {"run": "", "seed": -1, "rule": "prepare_data"}
-        files = {key: self.path(f"benchmarks/prepare_data/{key}.tsv") for key in sorted(self.datasets)}
+        files = {key: self.placed(self.path(f"benchmarks/prepare_data/{key}.tsv")) for key in sorted(self.datasets)}
         return [{**shared, "job": key, "file": file} for key, file in files.items()]

@@ -159,7 +159,7 @@ def _bracket(plan: Plan, at: Any) -> dict[str, Any]:
         **_tuned(plan, at),
         "epsilon_rules": experiment.epsilon,
         "resolution": experiment.fine_tuning.resolution,
-        "points": plan.file("points").format(run=at.run, seed=at.seed, method=at.method),
+        "points": plan.placed(plan.file("points").format(run=at.run, seed=at.seed, method=at.method)),
         "checkpoint": plan.checkpoint(at, f"{at.method}_bracket"),
     }
 

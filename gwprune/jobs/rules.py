@@ -48,12 +48,25 @@ def work_of(rule: str) -> tuple[Callable[[Job, Files, Files, Any], None], type]:
     return function, get_type_hints(function)["settings"]
 
 
+def own_name(rule: str) -> str:
+    """A rule's name in this workflow; in one that uses it as a module, ``as PREFIX_*``, something stands before it.
+
+    Raises:
+        ValueError: for a rule that ends in no name of this workflow.
+    """
+    if own := [name for name in WORK if rule == name or rule.endswith(f"_{name}")]:
+        return own[0]  # none of the names ends in another one
+    raise ValueError(
+        f"rule {rule!r} is none of this workflow; use its rules as PREFIX_*, so that names end in {', '.join(WORK)}"
+    )
+
+
 def run(snakemake: Any) -> None:
     """Do the job of a script's ``snakemake`` object."""
     # A tenth of the time that an import of PyTorch takes: its objects stay anyway.
     gc.disable()
     with from_snakemake(snakemake) as job:
-        work, settings = work_of(snakemake.rule)
+        work, settings = work_of(own_name(snakemake.rule))
         gc.freeze()
         gc.enable()
         inputs, outputs = (dict(files.items()) for files in (snakemake.input, snakemake.output))

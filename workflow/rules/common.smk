@@ -7,11 +7,11 @@ from gwprune.tables.schemas import RUN_TABLES, TABLES
 
 # The message is complete: an exception of Snakemake's would add lines of this file to it.
 try:
-    CONFIG = gwconfig.load_for_workflow(config, workflow.configfiles)
+    CONFIG = gwconfig.load_for_workflow(config, [] if AS_MODULE else workflow.configfiles)
 except gwconfig.ConfigError as error:
     sys.exit(str(error))
 
-PLAN = Plan(CONFIG)
+PLAN = Plan(CONFIG, workflow.modifier.path_modifier.replace_prefix)
 FILE = PLAN.file
 PATH = PLAN.path
 ENVIRONMENT = "../../envs/gwprune.yaml"
