@@ -41,8 +41,9 @@ test-cluster: $(stamp)  ## short tests on a real SLURM, which they start; needs 
 test-storm: $(stamp)  ## the long ones: the demo, time limits, and a run in which everything is killed, again and again
 	$(python) -m pytest -m storm tests/cluster
 
-lint: $(stamp)  ## format and lint checks
+lint: $(stamp)  ## format, lint and type checks
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
 	$(VENV)/bin/snakefmt --check Snakefile workflow
 	$(VENV)/bin/snakemake --lint
 

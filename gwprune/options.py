@@ -37,7 +37,8 @@ def options(**fields: tuple[Any, Any]) -> type[Options]:
     Args:
         **fields: name -> (type, default); ``...`` as the default makes an option that must be given.
     """
-    return create_model("Options", __base__=Options, **fields)
+    definitions: dict[str, Any] = fields
+    return create_model("Options", __base__=Options, **definitions)
 
 
 def options_of(owner: str, function: Callable[..., Any], *given: str, **named: Any) -> type[Options]:

@@ -320,7 +320,7 @@ class Plan:
 
     def operators(self, at: Any) -> list[str]:
         """Curvature operators of a job: the one that its wildcard names, or all of the run."""
-        return [at.operator] if hasattr(at, "operator") else self.runs[at.run].experiment.spectrum.operators
+        return [at.operator] if hasattr(at, "operator") else list(self.runs[at.run].experiment.spectrum.operators)
 
     def probes(self, at: Any) -> dict[str, list[str]]:
         """Operator -> its Lanczos coefficients, a file a probe."""

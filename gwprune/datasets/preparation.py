@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,7 @@ def prepare(
         ValueError: for a name or an option that is not allowed.
         DataError: for missing or damaged files, naming them and the way out.
     """
-    options = {
+    options: dict[str, Any] = {
         "validation_fraction": validation_fraction,
         "split_seed": split_seed,
         "image_size": image_size,

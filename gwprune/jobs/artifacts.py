@@ -301,7 +301,7 @@ def save_probe(path: str | os.PathLike, probe: ProbeSpectrum, *, owner: Owner = 
         probe: alpha and beta, shapes (m,), with dimension, active, semidefinite and precision.
         owner: what it belongs to: run, seed, operator, probe (its number) and weights.
     """
-    whose = {} if owner is None else {"owner": json.dumps(dict(owner))}
+    whose: dict[str, Any] = {} if owner is None else {"owner": json.dumps(dict(owner))}
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         np.savez(
             stream,

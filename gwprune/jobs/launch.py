@@ -39,7 +39,7 @@ def gpu_slots(environment: Mapping[str, str] = os.environ) -> list[str]:
     return listed.stdout.split() if listed.returncode == 0 else []
 
 
-def without(resources: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Mapping[str, Any]]:
+def without(resources: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Resources without one of them.
 
     Args:
@@ -134,7 +134,8 @@ class Launch:
 
     def _others(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Notes of dead processes of this host, and all others."""
-        dead, others = [], []
+        dead: list[dict[str, Any]] = []
+        others: list[dict[str, Any]] = []
         for path in sorted(self._notes.glob("*.json")):
             if path == self._own:
                 continue
@@ -189,7 +190,7 @@ def _slurm_jobs(name: str) -> list[str]:
 def _said_after_ctrl_c(text: str) -> Iterator[None]:
     """Snakemake makes of a Ctrl-C what it likes; whatever it is, it ends with this line."""
     interrupted = False
-    before = signal.getsignal(signal.SIGINT)
+    before: Any = signal.getsignal(signal.SIGINT)
 
     def receive(number: int, frame: FrameType | None) -> None:
         nonlocal interrupted

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -115,7 +116,7 @@ class LogHandler(LogHandlerBase):
         self._failed: list[tuple[str, str, list[str]]] = []
         self._last, self._shown = 0.0, False
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(self, record: Any) -> None:  # with attributes of Snakemake
         event, now = getattr(record, "event", None), time.monotonic()
         if self.common_settings.dryrun:
             self._print(self.format(record))

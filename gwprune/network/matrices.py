@@ -236,7 +236,8 @@ def _computed(model: nn.Module) -> Iterator[_Computed]:
                 found[key] = (list(parts.parameters()), cause, way)
         for hook in module._forward_pre_hooks.values():
             if isinstance(hook, WeightNorm):
-                ends, way = ("_g", "_v"), f"torch.nn.utils.remove_weight_norm({at}, {hook.name!r})"
+                ends: tuple[str, ...] = ("_g", "_v")
+                way = f"torch.nn.utils.remove_weight_norm({at}, {hook.name!r})"
             elif isinstance(hook, SpectralNorm):
                 ends, way = ("_orig",), f"torch.nn.utils.remove_spectral_norm({at}, {hook.name!r})"
             elif isinstance(hook, prune.BasePruningMethod):

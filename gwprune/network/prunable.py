@@ -51,19 +51,20 @@ class PrunableSet:
 
     def __init__(self, model: nn.Module, prunable: Choice | PrunableSet | None = None):
         named = named_parameters(model)
-        weights = chosen(model, named, prunable.names if isinstance(prunable, PrunableSet) else prunable)
+        choice = prunable.names if isinstance(prunable, PrunableSet) else prunable
+        weights = chosen(model, named, choice)
         others = matrices(named)
         for weight in weights:
             others.pop(id(weight.parameter), None)
         if not weights:
-            raise ValueError(empty_message(model, named, prunable))
+            raise ValueError(empty_message(model, named, choice))
         for name, parameter, _ in weights:
             if not parameter.is_floating_point():
                 raise ValueError(
                     f"{name} holds {parameter.dtype}: prunable weights are real floating-point numbers; of a quantised"
                     " network take the one that it was made of"
                 )
-        self.names = [weight.name for weight in weights]
+        self.names: list[str] = [weight.name for weight in weights]
         self.parameters: list[nn.Parameter] = [weight.parameter for weight in weights]
         self.shapes = [parameter.shape for parameter in self.parameters]
         self.sizes = [parameter.numel() for parameter in self.parameters]

@@ -19,7 +19,7 @@ _MIB = 2**20
 
 def sample_gradients(subject: Subject, inputs: Any, labels: Any) -> Tensor:
     """Gradient of each sample's own loss, (samples, D) in the network's dtype; the network must be in eval mode."""
-    weights = dict(zip(subject.prunable.names, subject.prunable.parameters, strict=True))
+    weights: dict[str, Tensor] = dict(zip(subject.prunable.names, subject.prunable.parameters, strict=True))
 
     def loss(weights: dict[str, Tensor], single: Any, label: Any) -> Tensor:
         output = functional_call(subject.model, weights, _batch_of_one(single))

@@ -159,7 +159,8 @@ def declare(
     """
 
     def mark(function: Function) -> Function:
-        function.pruning_method = {"when": when, "needs": needs, "depends_on_sparsity": depends_on_sparsity}
+        declared = {"when": when, "needs": needs, "depends_on_sparsity": depends_on_sparsity}
+        setattr(function, "pruning_method", declared)  # noqa: B010 - a function has no such attribute for a type checker
         return function
 
     return mark

@@ -16,6 +16,7 @@ never below the width, and one Lanczos run from the centre and the width's probe
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
@@ -103,14 +104,14 @@ class Cones:
 
         def ends_of(run: ProbeSpectrum) -> np.ndarray:
             roots = np.sqrt([self._multiplier(run, norm, epsilon, part) for part in (1, 2)])
-            return self.spectrum.width(roots, 0.5).value
+            return np.asarray(self.spectrum.width(roots, 0.5).value)
 
         if norm == 0:
             return measure(Jacobi(np.zeros(1), np.zeros(1)))
         run, served = self._runs.get(count, (None, set()))
         if run is not None and (served & {None, epsilon} or np.ptp(ends_of(run)) <= tolerance):
             return run
-        basis = {"reorthogonalize": self.problem.reorthogonalize, "storage": self.problem.storage}
+        basis: dict[str, Any] = {"reorthogonalize": self.problem.reorthogonalize, "storage": self.problem.storage}
         lanczos = Lanczos(self.problem.removed(count), self.problem.steps, **basis)
         before = np.full(2, np.nan)
         while not lanczos.done:
@@ -196,7 +197,7 @@ class Cones:
         upper = 1.0
         for count, (run, _) in self._runs.items():
             delta, sparsity = self._dimension(run, self.problem.norms[count], epsilon), count / self.dimension
-            lower, upper = max(lower, min(sparsity, delta.lower)), min(upper, max(sparsity, delta.upper))
+            lower, upper = max(lower, min(sparsity, float(delta.lower))), min(upper, max(sparsity, float(delta.upper)))
         return min(lower, value), max(upper, value)
 
 

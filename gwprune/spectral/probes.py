@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..streams import numpy_stream
-from .lanczos import Jacobi, as_product, iterate, operator_device, operator_dtype, rademacher
+from .lanczos import Jacobi, Lanczos, as_product, iterate, operator_device, operator_dtype, rademacher
 from .spectrum import Estimate, ProbeSpectrum, Spectrum
 
 __all__ = ["InterruptedSpectrum", "probe_spectra", "probe_until", "zero_rows"]
@@ -86,7 +86,7 @@ def probe_spectra(
         start = rademacher(dimension, seed, probe).to(operator_device(operator), dtype)
         start[zero] = 0
         starts.append(start)
-    runs = []
+    runs: list[Lanczos] = []
     steps = min(steps, active)
     products = iterate(operator, starts, steps, reorthogonalize=reorthogonalize, storage=storage)
     try:

@@ -254,7 +254,7 @@ class Spectrum:
 
             return crossing(curve, self.dimension)
 
-        value, lower, upper = (threshold(part) for part in (mean.value, mean.upper, mean.lower))
-        error = mean.standard_error
-        spread = threshold(max(mean.value - error, 0.0)) - threshold(mean.value + error)
+        value, lower, upper = (threshold(float(part)) for part in (mean.value, mean.upper, mean.lower))
+        middle, error = float(mean.value), float(mean.standard_error)
+        spread = threshold(max(middle - error, 0.0)) - threshold(middle + error)
         return Estimate(value, lower, upper, spread / 2)

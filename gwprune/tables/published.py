@@ -11,7 +11,6 @@ __all__ = ["published_rows"]
 
 def published_rows() -> list[dict[str, Any]]:
     """Rows of table `published`, from the file that ships with the package."""
-    with (resources.files("gwprune") / "tables/published.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = list(csv.DictReader((resources.files("gwprune") / "tables/published.csv").read_text().splitlines()))
     numbers = {"sparsity": float, "accuracy": float, "seeds": int}
     return [{name: numbers.get(name, str)(value) for name, value in row.items()} for row in rows]

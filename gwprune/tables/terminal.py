@@ -42,9 +42,10 @@ _PIPE = 170  # columns of what is no terminal
 def _view(title: str, left: Iterable[str], right: Iterable[str], no_wrap: bool = False) -> Table:
     """An empty table with columns of names to the left and columns of numbers to the right."""
     table = Table(title=title, title_justify="left")
-    for names, justify in ((left, "left"), (right, "right")):
-        for name in names:
-            table.add_column(name, justify=justify, no_wrap=no_wrap)
+    for name in left:
+        table.add_column(name, justify="left", no_wrap=no_wrap)
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=no_wrap)
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ def weight_uses(model: nn.Module, prunable: PrunableSet, input_shape: Sequence[i
     index = {id(weight): number for number, weight in enumerate(prunable.parameters)}
     uses = [0] * len(prunable.parameters)
 
-    def count(module: nn.Module, _: tuple, output: Tensor) -> None:
+    def count(module: Any, _: tuple, output: Tensor) -> None:
         # Every output element is the sum over one row of the weight, so each row is used for its own elements.
         uses[index[id(module.weight)]] += output.numel() // (module.weight.shape[0] * output.shape[0])
 

@@ -143,7 +143,7 @@ def train(
     masks = None
     if mask is not None:
         masks = [part.to(prunable.parameters[0].device) for part in prunable.unflatten(mask.cpu().float())]
-    parameters = list(model.parameters())
+    parameters: list[Tensor] = list(model.parameters())
     buffers = _momentum_buffers(momentum or {}, model, prunable, masks)
     precision = _precision(recipe, train_split.device)
     # Every step's l1 term goes through it: fresh memory of that size costs more than the arithmetic.
@@ -283,7 +283,8 @@ def _add_gradient(
     pieces = math.ceil(len(labels) * recipe.accumulation / recipe.batch_size)
     if recipe.accumulation < recipe.batch_size:  # of a single sample batch normalisation has no variance
         pieces = max(1, min(pieces, len(labels) // 2))
-    total, hits = 0.0, 0
+    total: Any = 0.0
+    hits: Any = 0
     for part, targets in zip(inputs.tensor_split(pieces), labels.tensor_split(pieces), strict=True):
         share = len(targets) / len(labels)
         with precision:
