@@ -54,7 +54,7 @@ $(VENV)/.gwprune-docs: $(stamp)
 
 docs: $(VENV)/.gwprune-docs  ## generate the references of configuration and tables, then the site in build/site
 	$(python) -m gwprune config-docs
-	NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict
 
 findings: $(stamp)  ## tables of docs/findings.md and the figure of README.md, from results/reference/fashion_mnist
 	$(python) -m benchmarks.findings

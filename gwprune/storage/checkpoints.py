@@ -164,4 +164,5 @@ class RecordedOperator:
 
 def _bytes(x: Tensor) -> memoryview:
     # NumPy has no bfloat16.
-    return memoryview(x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    array: Any = x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)
