@@ -2,7 +2,8 @@
 
 The configuration, the workflow's rules, the tables and the figures read it, so this module imports neither torch nor
 numpy. A new predictor is one module with a function ``(problem, epsilon) -> Estimate`` and one entry here; see
-:class:`gwprune.spectral.problem.Problem` for what the function is given.
+:class:`gwprune.spectral.problem.Problem` for what the function is given. One with a model of its own for each of
+several criteria takes ``(problem, epsilon, criterion)``.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Predictor:
             (``".width"``), imported when the predictor is first used.
         default: whether it is computed where no predictors are named; a baseline that costs much need not be.
         operators: names of the operators that it can be computed with; all, unless each has a job of its own.
+        criteria: those that it has a model of its own for; ``("",)`` for one model that stands beside them all.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Predictor:
     implementation: str
     default: bool = True
     operators: tuple[str, ...] = _OPERATORS
+    criteria: tuple[str, ...] = ("",)
 
     def __post_init__(self):
         unknown = set(self.needs) - set(NEEDS)
@@ -57,25 +60,43 @@ class Predictor:
         """Whether the probes' coefficients are all that it needs, so that it takes no product of its own."""
         return self.needs == ("spectrum",)
 
-    def threshold(self, problem: Problem, epsilon: float) -> Estimate:
+    def criterion_for(self, measured: str) -> str:
+        """The one of its criteria whose model stands beside a measured criterion: its own, else the first.
+
+        Args:
+            measured: column ``criterion`` of table `empirical`; held against the control it is the same function.
+        """
+        name = measured.removeprefix("control_")
+        return name if name in self.criteria else self.criteria[0]
+
+    def threshold(self, problem: Problem, epsilon: float, criterion: str | None = None) -> Estimate:
         """The predicted threshold.
 
         Args:
             problem: the network's weights, their ranking, and what the predictor needs.
             epsilon: loss tolerance, positive.
+            criterion: one of its criteria; None: the first.
 
         Returns:
             A sparsity in [0, 1] with its interval and standard error.
 
         Raises:
-            ValueError: for an ``epsilon`` that is not positive, or a problem without what the predictor needs.
+            ValueError: for an ``epsilon`` that is not positive, a criterion that it has no model for, or a problem
+                without what the predictor needs.
         """
+        criterion = self.criteria[0] if criterion is None else criterion
+        if criterion not in self.criteria:
+            raise ValueError(
+                f"predictor {self.name}: criterion must be one of {', '.join(map(repr, self.criteria))}, got"
+                f" {criterion!r}"
+            )
         for need in self.needs:
             part = {"products": "operator"}.get(need, need)
             if getattr(problem, part) is None:
                 raise ValueError(f"predictor {self.name} needs the {part}, which the problem does not have")
         module, _, function = self.implementation.partition(":")
-        return getattr(import_module(module, __package__), function)(problem, epsilon)
+        of_criterion = (criterion,) if criterion else ()
+        return getattr(import_module(module, __package__), function)(problem, epsilon, *of_criterion)
 
 
 # In the order in which tables and figures show them.
@@ -95,6 +116,7 @@ PREDICTORS: dict[str, Predictor] = {
             apart=False,
             text="where the local quadratic model of the loss rise reaches epsilon",
             implementation=".quadratic:quadratic_threshold",
+            criteria=("loss_tolerance", "objective_tolerance"),
         ),
         Predictor(
             "trace_bound",

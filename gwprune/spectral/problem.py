@@ -26,12 +26,13 @@ class Problem:
         operator: the curvature; anything with ``shape`` (D, D) and ``@``.
         gradient: (D,), of the data loss.
         loss: the data loss, in nats, as a function of all weights (D,).
+        l1: coefficient of the penalty in the objective, per unit of ``|w|``.
         spectrum: of the operator.
         tolerance: width of the interval, in sparsity, that is asked for; None: as narrow as the predictor makes it.
         steps: most Lanczos steps from one removed vector.
         reorthogonalize: whether these keep and use their basis, see :class:`.Lanczos`.
         storage: where the basis lies, see :class:`.Lanczos`.
-        cache: what a predictor keeps from one epsilon to the next; empty in every new problem.
+        cache: what a predictor keeps from one epsilon or criterion to the next; empty in every new problem.
 
     Raises:
         ValueError: for parts of different sizes.
@@ -43,6 +44,7 @@ class Problem:
     operator: Any = None
     gradient: Tensor | None = None
     loss: Callable[[Tensor], float] | None = None
+    l1: float = 0.0
     spectrum: Spectrum | None = None
     tolerance: float | None = None
     steps: int = 64

@@ -83,6 +83,29 @@ def test_first_rise_on_any_function_ends_where_it_steps_over_epsilon(seed: int, 
         assert all(values[count] >= 0.8 for count in asked if high <= count <= max(asked) and count <= high)
 
 
+@settings(max_examples=100)
+@given(seed=st.integers(0, 10**6), dimension=st.integers(2, 5000), misled=st.booleans())
+def test_guesses_good_or_bad_lead_to_a_bracket_as_narrow(seed: int, dimension: int, misled: bool):
+    rng = np.random.default_rng(seed)
+    truth = float(rng.uniform(0.01, 0.99)) * dimension
+
+    def guess(low: int, high: int) -> float:
+        return float(rng.uniform(low, high)) if misled else truth + rng.normal()
+
+    lower, upper, evaluations = first_rise(lambda count: count / truth, dimension, 1.0, 1e-3, guess)
+    low, high = round(lower * dimension), round(upper * dimension)
+    assert low < truth <= high
+    assert high - low <= max(1, 1e-3 * dimension)
+    assert evaluations <= 60
+
+
+def test_a_good_guess_needs_two_evaluations_beyond_the_scan():
+    truth = 700_123.4
+    bracket = first_rise(lambda count: count / truth, 10**6, 1.0, 1e-4, lambda low, high: truth)
+    assert bracket[0] <= truth / 10**6 <= bracket[1]
+    assert bracket[2] == 2 + 2
+
+
 def test_first_rise_finds_the_first_of_several_crossings():
     # Up through epsilon at 0.8, down at 0.9, up again at 0.99: the first counts.
     def rise(count: int) -> float:

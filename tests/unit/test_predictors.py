@@ -69,6 +69,61 @@ def test_every_predictor_is_described_in_one_line_and_can_be_imported():
 
 
 @pytest.mark.parametrize(
+    ("name", "measured", "model"),
+    [
+        ("quadratic", "loss_tolerance", "loss_tolerance"),
+        ("quadratic", "control_loss_tolerance", "loss_tolerance"),
+        ("quadratic", "objective_tolerance", "objective_tolerance"),
+        ("quadratic", "control_objective_tolerance", "objective_tolerance"),
+        ("quadratic", "control_accuracy_drop:1", "loss_tolerance"),
+        ("width", "objective_tolerance", ""),
+    ],
+)
+def test_a_measured_criterion_stands_beside_the_model_of_its_function(name: str, measured: str, model: str):
+    assert PREDICTORS[name].criterion_for(measured) == model
+
+
+def test_a_criterion_without_a_model_is_refused():
+    problem = problem_of(np.eye(3), np.ones(3), gradient=torch.zeros(3))
+    with pytest.raises(ValueError, match="predictor quadratic: criterion must be one of 'loss_tolerance', .*, got ''"):
+        PREDICTORS["quadratic"].threshold(problem, 0.5, "")
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("criterion", ["loss_tolerance", "objective_tolerance"])
+def test_the_quadratic_model_is_that_of_the_dense_matrix_in_few_products(criterion: str, seed: int):
+    rng = np.random.default_rng(seed)
+    size, l1 = 1000, 0.02
+    factor = rng.standard_normal((40, size)) / 40
+    matrix = factor.T @ factor + np.diag(rng.uniform(0, 0.1, size))
+    weights = rng.standard_normal(size) * 10.0 ** rng.uniform(-3, 0, size)
+    gradient = -l1 * np.sign(weights) + 0.005 * rng.standard_normal(size)
+    problem = problem_of(matrix, weights, gradient=torch.from_numpy(gradient), l1=l1)
+    order = np.argsort(np.abs(weights))
+    terms = (matrix * np.outer(weights, weights))[np.ix_(order, order)]
+    linear = gradient * weights + (l1 * np.abs(weights) if criterion == "objective_tolerance" else 0)
+    rise = np.append(0, terms.cumsum(0).cumsum(1).diagonal() / 2 - linear[order].cumsum())
+    epsilon = 0.3 * rise.max()
+    found = PREDICTORS["quadratic"].threshold(problem, epsilon, criterion)
+    low, high = round(found.lower * size), round(found.upper * size)
+    assert high == low + 1
+    assert rise[low] < epsilon <= rise[high]
+    # Halving alone takes 10.
+    assert found.products <= 8
+
+
+def test_products_serve_the_other_criterion_and_other_tolerances():
+    rng = np.random.default_rng(0)
+    problem = problem_of(np.eye(500), rng.standard_normal(500), gradient=torch.zeros(500).double(), l1=0.0)
+    found = [
+        PREDICTORS["quadratic"].threshold(problem, *of)
+        for of in ((1.0, "loss_tolerance"), (1.0, "objective_tolerance"))
+    ]
+    assert found[0].value == found[1].value
+    assert found[0].products > found[1].products == 0
+
+
+@pytest.mark.parametrize(
     ("name", "missing"),
     [
         ("width", "spectrum"),
