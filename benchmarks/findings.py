@@ -23,7 +23,7 @@ PAGE = ROOT / "docs" / "findings.md"
 
 
 def with_agreement(thresholds: pd.DataFrame) -> pd.DataFrame:
-    """Rows of one-shot global magnitude pruning, which is what predictions are of.
+    """Rows of one-shot global magnitude pruning.
 
     Column `met` says whether the predicted interval and the measured bracket have a point in common. Criteria are in
     the order of the columns of the page.
@@ -34,19 +34,29 @@ def with_agreement(thresholds: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(["run", "seed", "predictor", "operator", "accuracy", "criterion"])
 
 
+def _cells(rows: pd.DataFrame) -> dict[str, str]:
+    """An empty cell for every criterion, in the order of the columns."""
+    return dict.fromkeys(rows.sort_values(["accuracy", "criterion"]).criterion, "")
+
+
 def prediction_tables(thresholds: pd.DataFrame) -> str:
-    """For every run a table: predictions of each seed beside the measured thresholds, with intervals."""
+    """For every run a table: predictions of each seed beside the measured thresholds, with intervals.
+
+    A predictor with another model for another criterion has another line.
+    """
     text = []
     for run, part in with_agreement(thresholds).groupby("run"):
         lines = []
         for seed, own in part.groupby("seed"):
-            lines.append({"seed": seed, "prediction [interval]": "**measured**"})
+            lines.append({"seed": seed, "prediction [interval]": "**measured**", **_cells(part)})
             for row in own.drop_duplicates("criterion").itertuples():
                 bracket = f"{row.empirical_lower:.3f} to {row.empirical_upper:.3f}"
                 lines[-1][row.criterion] = bracket if row.empirical_upper < 1 else "never missed"
-            for (predictor, operator), rows in own.groupby(["predictor", "operator"]):
-                value = "{:.3f} [{:.3f}, {:.3f}]".format(*rows.iloc[0][PREDICTED])
-                lines.append({"seed": "", "prediction [interval]": f"`{predictor}`, {operator}: {value}"})
+            for (predictor, operator, *ends), rows in own.groupby(["predictor", "operator", *PREDICTED]):
+                value = "{:.3f} [{:.3f}, {:.3f}]".format(*ends)
+                lines.append(
+                    {"seed": "", "prediction [interval]": f"`{predictor}`, {operator}: {value}", **_cells(part)}
+                )
                 for row in rows.itertuples():
                     gap = "no gap" if np.isnan(row.gap) else f"{row.gap:+.3f}"
                     lines[-1][row.criterion] = f"{gap}{' (inside)' if row.met else ''}"
@@ -56,14 +66,14 @@ def prediction_tables(thresholds: pd.DataFrame) -> str:
 
 def agreement_table(thresholds: pd.DataFrame) -> str:
     """For every run, predictor and criterion: in how many seeds interval and bracket meet, and the mean gap."""
-    lines = []
-    for (run, predictor, operator), own in with_agreement(thresholds).groupby(["run", "predictor", "operator"]):
+    lines, rows = [], with_agreement(thresholds)
+    for (run, predictor, operator), own in rows.groupby(["run", "predictor", "operator"]):
         width = (own.predicted_upper - own.predicted_lower).mean()
         lines.append({"run": f"`{run}`", "predictor": f"`{predictor}`", "operator": operator})
-        lines[-1] |= {"interval's width": f"{width:.3f}"}
-        for criterion, rows in own.groupby("criterion", sort=False):
-            gap = "no gap" if rows.gap.isna().any() else f"{rows.gap.mean():+.3f}"
-            lines[-1][criterion] = f"{rows.met.sum()} of {len(rows)}, {gap}"
+        lines[-1] |= {"interval's width": f"{width:.3f}", **_cells(rows)}
+        for criterion, seeds in own.groupby("criterion", sort=False):
+            gap = "no gap" if seeds.gap.isna().any() else f"{seeds.gap.mean():+.3f}"
+            lines[-1][criterion] = f"{seeds.met.sum()} of {len(seeds)}, {gap}"
     return markdown_table(lines)
 
 

@@ -22,14 +22,14 @@ from .network.matrices import Choice, Matrix
 from .network.modes import eval_mode, frozen
 from .network.prunable import PrunableSet
 from .network.samples import leaves
-from .pruning import rank, removed_count
+from .pruning import Ranking, rank, removed_count
 from .spectral.predictors import PREDICTORS, Predictor
 from .spectral.probes import InterruptedSpectrum, probe_spectra, probe_until
 from .spectral.problem import Problem
 from .spectral.spectrum import Estimate, Spectrum
 from .storage.checkpoints import RecordedOperator, arithmetic, digest
 
-__all__ = ["Layer", "Prediction", "operator_for", "predict_threshold", "problem_for", "width_curve"]
+__all__ = ["Layer", "Prediction", "operator_for", "predict_threshold", "problem_for", "reranked", "width_curve"]
 
 _DEVIATION_BATCH = 128
 
@@ -63,27 +63,27 @@ def operator_for(
 def problem_for(
     predictor: Predictor,
     prunable: PrunableSet,
+    ranking: Ranking,
     *,
-    seed: int,
     operator: Any = None,
     spectrum: Spectrum | None = None,
     **options: Any,
 ) -> Problem:
-    """What a predictor is computed from, for a network that global magnitude pruning makes sparse.
+    """What a predictor is computed from, for a network and the order in which a method removes its weights.
 
     Args:
         predictor: what the problem is for; the gradient is computed if it needs one.
         prunable: the weights.
-        seed: of the ranking.
+        ranking: of the weights.
         operator: the curvature; not needed by a predictor that takes no products.
         spectrum: of the operator.
-        **options: ``tolerance``, ``steps``, ``reorthogonalize`` and ``storage``, see
+        **options: ``l1``, ``tolerance``, ``steps``, ``reorthogonalize`` and ``storage``, see
             :class:`gwprune.spectral.problem.Problem`.
     """
-    weights, ranking = prunable.flatten(), rank("magnitude", prunable, seed)
+    weights = prunable.flatten()
     return Problem(
         weights=weights,
-        ranks=ranking.ranks,
+        ranks=ranking.ranks.to(weights.device),
         norms=ranking.pruned_norms(weights),
         operator=operator,
         gradient=operator.gradient() if "gradient" in predictor.needs else None,
@@ -91,6 +91,17 @@ def problem_for(
         spectrum=spectrum,
         **options,
     )
+
+
+def reranked(problem: Problem, ranking: Ranking) -> Problem:
+    """The problem of the same network and another method's order; only the removed vectors are others.
+
+    Args:
+        problem: of any method.
+        ranking: of the same weights.
+    """
+    ranks = ranking.ranks.to(problem.weights.device)
+    return replace(problem, ranks=ranks, norms=ranking.pruned_norms(problem.weights))
 
 
 def width_curve(
@@ -197,7 +208,7 @@ class Prediction:
     _spectrum: Spectrum | None = field(repr=False)
 
     def pruned_norm(self, sparsity: np.ndarray | float) -> np.ndarray:
-        """``R(s)``, the norm that global magnitude pruning to sparsity s removes."""
+        """``R(s)``, the norm of what the method removes at sparsity s."""
         counts = [removed_count(float(s), self.dimension) for s in np.ravel(sparsity)]
         return self._norms[counts].reshape(np.shape(sparsity))
 
@@ -229,6 +240,7 @@ def predict_threshold(
     samples: int | None = None,
     operator: str = "hessian",
     predictor: str = "width",
+    method: str = "magnitude",
     epsilon: str | float = "batch_std",
     steps: int = 128,
     probes: int = 1,
@@ -243,7 +255,7 @@ def predict_threshold(
     progress: bool | None = None,
     seed: int = 0,
 ) -> Prediction:
-    """Predict how sparse global magnitude pruning can make ``model`` before its loss rises by ``epsilon``.
+    """Predict how sparse pruning can make ``model`` before its data loss rises by ``epsilon``.
 
     An interrupt (Ctrl-C) in the middle of the Lanczos steps ends them: the prediction is that of the steps so far, a
     warning says so, and a second one ends the call.
@@ -265,6 +277,8 @@ def predict_threshold(
             trace alone), ``"statistical_dimension"`` (of the cone that the sublevel set spans: exact for random
             subspaces; some 200 further products), or, with ``operator="ggn"``, ``"surgeon"`` (Gauss-Newton model
             least over the kept weights) and ``"surgeon_step"`` (loss measured there).
+        method: one-shot pruning method whose removed weights the prediction is of, one that ranks by the weights
+            alone: a name of `gwprune.pruning.METHODS`, global ``"magnitude"`` for one, or ``"module:function"``.
         epsilon: a positive number in units of the loss; ``"5%"`` of the dense network's mean loss; or ``"batch_std"``:
             the standard deviation of the loss over mini-batches of all samples in their order, see
             :func:`gwprune.network.losses.batch_deviation`. Their size is that of the DataLoader if ``data`` is one,
@@ -289,10 +303,11 @@ def predict_threshold(
 
     Raises:
         TypeError: for data, a loss, an output or an argument of another kind.
-        ValueError: for an unknown operator or predictor, an epsilon, steps, probes or tolerance that are not positive,
-            what :class:`gwprune.PrunableSet` refuses, or ``"batch_std"`` with fewer than two whole batches or batches
-            of equal loss. CurvatureError, which is one, for a loss that is no mean over samples, a product that
-            autograd gets wrong, or a curvature that is exactly zero.
+        ValueError: for an unknown operator, predictor or method, a method that needs more than the weights, an epsilon,
+            steps, probes or tolerance that are not positive, what :class:`gwprune.PrunableSet` refuses, or
+            ``"batch_std"`` with fewer than two whole batches or batches of equal loss. CurvatureError, which is one,
+            for a loss that is no mean over samples, a product that autograd gets wrong, or a curvature that is exactly
+            zero.
         FloatingPointError: when the data hold NaN, or a product is not finite.
         NotDeterministicError: for a network that is random in eval mode.
 
@@ -344,7 +359,8 @@ def predict_threshold(
         plan = _plan(chosen, matrix, steps, probes, tolerance, reorthogonalize)
         recorded = None if checkpoint is None else _recorded(matrix, checkpoint, seed)
         with watched(matrix, recorded or matrix, progress, title=f"{predictor}, {operator}", **plan) as products:
-            problem = problem_for(chosen, matrix.prunable, seed=seed, operator=products, tolerance=tolerance, **basis)
+            ranking = rank(method, matrix.prunable, seed)
+            problem = problem_for(chosen, matrix.prunable, ranking, operator=products, tolerance=tolerance, **basis)
             interrupted = False
             if "spectrum" in chosen.needs:
                 try:

@@ -344,6 +344,12 @@ class Plan:
         name, _ = self.methods[at.method]
         return {"ranking": self._file_at(at, "ranking", method=at.method)} if method_of(name).needs else {}
 
+    def rankings(self, at: Any) -> dict[str, list[str]]:
+        """The same of all one-shot methods of a run that need data, in the order of its configuration."""
+        methods = self.runs[at.run].experiment.pruning.methods
+        files = [self._file_at(at, "ranking", method=method_token(name)) for name in methods if method_of(name).needs]
+        return {"rankings": files} if files else {}
+
     def rewound(self, at: Any) -> dict[str, str]:
         """The network that gives fine-tuning its weights, if not the dense one."""
         run = self.runs[at.run]

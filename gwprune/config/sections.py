@@ -176,6 +176,13 @@ class Spectrum(Strict):
         ge=1,
         description="its most Lanczos steps at each of the three or four sparsities that it tries",
     )
+    costly_methods: list[str] | None = Field(
+        default=None,
+        description="pruning methods that the predictors with a job for each operator are asked for, as each method"
+        " takes them hundreds of products: "
+        + ", ".join(f"`{own.name}`" for own in PREDICTORS.values() if own.apart)
+        + "; null: all of `pruning.methods`. The others take few or none",
+    )
 
     _unique_operators = field_validator("operators")(unique)
 

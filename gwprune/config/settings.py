@@ -68,6 +68,14 @@ def _ranked_here(plan: Plan, at: Any) -> dict[str, Any]:
     return {"method": name, "options": {} if method_of(name).needs else _options(plan, at)}
 
 
+def _methods(plan: Plan, at: Any) -> dict[str, Any]:
+    """The one-shot methods that predictions are of, with the options of those that no file ranks."""
+    section = _experiment(plan, at).pruning
+    return {
+        "methods": {name: {} if method_of(name).needs else section.options.get(name, {}) for name in section.methods}
+    }
+
+
 def _prepare_data(plan: Plan, at: Any) -> dict[str, Any]:
     return {"dataset": plan.datasets[at.dataset]}
 
@@ -98,6 +106,7 @@ def _predict(plan: Plan, at: Any) -> dict[str, Any]:
         "predictors": [name for name in experiment.spectrum.predictors if PREDICTORS[name].from_spectrum],
         "epsilon_rules": experiment.epsilon,
         "sparsities": experiment.pruning.sparsities,
+        **_methods(plan, at),
     }
 
 
@@ -106,11 +115,14 @@ def _predicting(plan: Plan, rule: str, at: Any) -> dict[str, Any]:
     run = plan.runs[at.run]
     predictor, operators = PREDICTORS[rule], plan.operators(at)
     lanczos = ("cone_steps", *_BASIS) if "spectrum" in predictor.needs else ()
+    costly = ("costly_methods",) if predictor.apart else ()
     return {
         "predictor": rule,
         "operators": operators,
         "epsilon_rules": run.experiment.epsilon,
-        **run.section("spectrum", *_SAMPLES, *lanczos),
+        "l1": run.l1,
+        **_methods(plan, at),
+        **run.section("spectrum", *_SAMPLES, *lanczos, *costly),
         # A few products for each of several operators are not worth keeping, the surgeon's thousands fill a disk.
         "checkpoint": plan.checkpoint(at, f"{at.operator}_{rule}.products") if predictor.apart and lanczos else "",
     }

@@ -73,12 +73,11 @@ def sparsity_sweep(
     rows = style.read_rows(sweep, run=run)
     measured = style.read_rows(empirical, run=run)
     predicted = style.read_rows(predictions, run=run)
-    method = main_method(rows["method"])
+    method = main_method(predicted["method"] if len(predicted["run"]) else rows["method"])
     epsilon_rule = style.one_rule(predicted)
-    # Predictions may be those of each method.
-    own = {"method": method} if "method" in predicted else {}
-    predicted = style.where(predicted, epsilon_rule=epsilon_rule, **own)
-    measured = style.where(measured, method=method, epsilon_rule=epsilon_rule)
+    predicted, measured = (
+        style.where(part, method=method, epsilon_rule=epsilon_rule) for part in (predicted, measured)
+    )
     operator = next(iter(style.by_importance(predicted["operator"], "hessian")), "")
     predicted = style.where(predicted, operator=operator)
     methods = style.by_importance(rows["method"], "magnitude")

@@ -46,7 +46,8 @@ def width_curve(width_curves: pa.Table, predictions: pa.Table, run: str, *paths:
     curves = style.read_rows(width_curves, run=run)
     epsilon_rule = style.one_rule(curves)
     curves = style.where(curves, epsilon_rule=epsilon_rule)
-    predicted = style.where(style.read_rows(predictions, run=run, predictor="width"), epsilon_rule=epsilon_rule)
+    predicted = style.read_rows(predictions, run=run, predictor="width", method="magnitude")
+    predicted = style.where(predicted, epsilon_rule=epsilon_rule)
     names = style.by_importance(curves["operator"], "hessian") or ["hessian"]
     low, high = style.sparsity_limits([*curves["sparsity"], *predicted["threshold"]])
     bottom, _ = style.sparsity_limits([low, *curves["width"]])

@@ -5,6 +5,7 @@ Each function takes the job, its named files, and its settings.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -17,7 +18,8 @@ from .. import datasets
 from ..curvature.compaction import CompactedOperator
 from ..datasets import DeviceSplit
 from ..network.prunable import PrunableSet
-from ..predict import operator_for, problem_for, width_curve
+from ..predict import operator_for, problem_for, reranked, width_curve
+from ..pruning import Ranking, method_of, rank
 from ..spectral.predictors import PREDICTORS, Predictor
 from ..spectral.probes import probe_spectra
 from ..spectral.problem import Problem
@@ -27,6 +29,7 @@ from ..tables.files import write_table
 from ..tables.thresholds import epsilons_of
 from .artifacts import load_network, load_probe, save_probe, weights_digest
 from .job import Job
+from .pruned import ranking_of
 from .rules import Files
 
 __all__ = [
@@ -74,7 +77,18 @@ class SpectrumSettings(OperatorSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings:
+class RankedSettings:
+    """Whose removed vectors a job predicts for.
+
+    Attributes:
+        methods: one-shot pruning method -> its own options, where no file holds its ranking.
+    """
+
+    methods: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(RankedSettings):
     """Settings of :func:`predict`.
 
     Attributes:
@@ -91,20 +105,24 @@ class PredictSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProductsSettings(OperatorSettings):
+class ProductsSettings(RankedSettings, OperatorSettings):
     """Settings of :func:`predict_with_products`.
 
     Attributes:
         predictor: its name.
         operators: some of ``"hessian"`` and ``"ggn"``.
         epsilon_rules: ``batch_std``, ``relative:x`` or ``absolute:x``.
+        l1: coefficient of the penalty in the objective.
         cone_steps: most Lanczos steps from one removed vector.
+        costly_methods: those of the methods to predict for, where that costs much; None: all.
     """
 
     predictor: str
     operators: Sequence[str]
     epsilon_rules: Sequence[str]
+    l1: float = 0.0
     cone_steps: int = 64
+    costly_methods: Sequence[str] | None = None
 
 
 def _operator(job: Job, inputs: Files, predictor: Predictor, name: str, settings: OperatorSettings) -> Any:
@@ -177,18 +195,30 @@ def _logged_steps(steps: int) -> Callable[[int], None]:
     return logged
 
 
+def _rankings(job: Job, inputs: Files, prunable: PrunableSet, settings: RankedSettings) -> dict[str, Ranking]:
+    """Method -> ranking: of the files of ``inputs["rankings"]``, in order, where a method needs data."""
+    files = iter(inputs.get("rankings", ()))
+    return {
+        name: ranking_of(job, {"ranking": next(files)} if method_of(name).needs else {}, prunable, name, options)
+        for name, options in settings.methods.items()
+    }
+
+
 def _rows(
-    job: Job, predictor: Predictor, operator: str, problem: Problem, tolerances: Mapping[str, float]
+    job: Job, predictor: Predictor, method: str, operator: str, problem: Problem, tolerances: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Rows of table `predictions`: the threshold of each epsilon rule's tolerance."""
+    """Rows of table `predictions`: the threshold of each criterion and each epsilon rule's tolerance."""
     rows = []
-    for rule, epsilon in tolerances.items():
-        result = predictor.threshold(problem, epsilon)
-        logger.info("%s, %s, %s (epsilon %.6g): %s", predictor.name, operator, rule, epsilon, result)
+    for (rule, epsilon), criterion in itertools.product(tolerances.items(), predictor.criteria):
+        result = predictor.threshold(problem, epsilon, criterion)
+        names = ", ".join(filter(None, (predictor.name, method, operator, rule, criterion)))
+        logger.info("%s (epsilon %.6g): %s", names, epsilon, result)
         rows.append(
             {
                 **job.key,
+                "method": method,
                 "predictor": predictor.name,
+                "criterion": criterion,
                 "operator": operator,
                 "epsilon_rule": rule,
                 "epsilon": epsilon,
@@ -208,8 +238,9 @@ def predict_with_products(job: Job, inputs: Files, outputs: Files, settings: Pro
 
     Args:
         job: the run and seed.
-        inputs: ``data``, ``network``, ``dense``; for a predictor that needs the spectrum also by the name of each
-            operator the files of its probes, in the order of their numbers.
+        inputs: ``data``, ``network``, ``dense``; ``rankings`` of the methods that need data, in their order; for a
+            predictor that needs the spectrum also by the name of each operator the files of its probes, in the order
+            of their numbers.
         outputs: ``predictions``.
         settings: see :class:`ProductsSettings`.
     """
@@ -224,17 +255,20 @@ def predict_with_products(job: Job, inputs: Files, outputs: Files, settings: Pro
             probes = _spectrum(job, name, inputs[name], operator.prunable)
         # Without a checkpoint there is nothing to wait for.
         with job.interruption.deferred() if settings.checkpoint else nullcontext():
+            rankings = _rankings(job, inputs, operator.prunable, settings)
             problem = problem_for(
                 predictor,
                 operator.prunable,
-                seed=job.seed,
+                next(iter(rankings.values())),
                 operator=operator,
                 spectrum=probes,
+                l1=settings.l1,
                 steps=settings.cone_steps,
                 reorthogonalize=settings.reorthogonalize,
                 storage=settings.basis,
             )
-            rows += _rows(job, predictor, name, problem, tolerances)
+            for method in rankings if settings.costly_methods is None else settings.costly_methods:
+                rows += _rows(job, predictor, method, name, reranked(problem, rankings[method]), tolerances)
     write_table("predictions", rows, outputs["predictions"], job.provenance())
     for operator in operators if settings.checkpoint else ():
         operator.remove()
@@ -261,8 +295,8 @@ def predict(job: Job, inputs: Files, outputs: Files, settings: PredictSettings) 
 
     Args:
         job: the run and seed.
-        inputs: ``network``, ``dense``; by the name of each operator the files of its probes, in the order of their
-            numbers.
+        inputs: ``network``, ``dense``; ``rankings`` of the methods that need data, in their order; by the name of
+            each operator the files of its probes, in the order of their numbers.
         outputs: ``spectra``, ``width_curves``, ``predictions``.
         settings: see :class:`PredictSettings`.
     """
@@ -270,7 +304,9 @@ def predict(job: Job, inputs: Files, outputs: Files, settings: PredictSettings) 
     rows: dict[str, list[dict[str, Any]]] = {"spectra": [], "width_curves": [], "predictions": []}
     tolerances = epsilons_of(inputs["dense"], settings.epsilon_rules, owner=job.key)
     grid = curve_sparsities(settings.sparsities)
-    problem = problem_for(PREDICTORS["width"], prunable, seed=job.seed)
+    rankings = _rankings(job, inputs, prunable, settings)
+    # The curve is that of global magnitude pruning whatever the methods are.
+    problem = problem_for(PREDICTORS["width"], prunable, rank("magnitude", prunable, job.seed))
     for operator in settings.operators:
         problem = replace(problem, spectrum=_spectrum(job, operator, inputs[operator], prunable))
         for number, probe in enumerate(problem.spectrum.probes):
@@ -287,7 +323,9 @@ def predict(job: Job, inputs: Files, outputs: Files, settings: PredictSettings) 
                 {**key, **dict(zip(curve, map(float, values), strict=True))}
                 for values in zip(*curve.values(), strict=True)
             ]
-        for name in settings.predictors:
-            rows["predictions"] += _rows(job, PREDICTORS[name], operator, problem, tolerances)
+        for method, ranking in rankings.items():
+            of_method = reranked(problem, ranking)
+            for name in settings.predictors:
+                rows["predictions"] += _rows(job, PREDICTORS[name], method, operator, of_method, tolerances)
     for table, own in rows.items():
         write_table(table, own, outputs[table], job.provenance())

@@ -90,6 +90,11 @@ _CRITERION = _key(
     " `control_` before it (stage `fine_tuned` alone): against the control, the dense network with the same further"
     " training",
 )
+_MODELS = "; ".join(
+    f"`{own.name}`: " + ", ".join(f"`{criterion}`" for criterion in own.criteria)
+    for own in PREDICTORS.values()
+    if any(own.criteria)
+)
 _CRITERION_RULE = _key("epsilon_rule", "the rule behind a tolerance criterion; empty for `accuracy_drop`")
 _SPARSITY = _key("sparsity", "fraction of the D prunable weights that are zero", "double")
 _NETWORK = (_RUN, _SEED)
@@ -137,7 +142,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         ],
     ),
     "width_curves": (
-        "The width curve omega(s), its certified interval at 95% confidence over probes.",
+        "The width curve omega(s) of global magnitude pruning, its certified interval at 95% confidence over probes.",
         [
             *_NETWORK,
             _OPERATOR,
@@ -168,15 +173,24 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         ],
     ),
     "predictions": (
-        "Predicted thresholds of global magnitude pruning, from the dense network alone.",
+        "Predicted thresholds of every one-shot method, from the dense network alone. docs/theory.md says which"
+        " measured thresholds each predictor should meet.",
         [
-            *_PREDICTION,
+            *_NETWORK,
+            _key("method", "one-shot pruning method whose removed vectors the prediction is of"),
+            _PREDICTOR,
+            _OPERATOR,
+            _EPSILON_RULE,
+            _key(
+                "criterion",
+                f"whose function it models, of a predictor with a model for each ({_MODELS}); empty: one model for all",
+            ),
             _number("epsilon", "allowed rise of the training loss", "nats"),
             _count("dimension", "D, the number of prunable weights"),
             _count(
                 "steps",
-                "Lanczos steps per probe (`quadratic`, `surgeon`, `surgeon_step`: operator-vector products in all;"
-                " `statistical_dimension`: those beyond the probes' and earlier epsilon rules')",
+                "Lanczos steps per probe (`quadratic`, `surgeon`, `surgeon_step`: operator-vector products beyond"
+                " those of earlier epsilon rules and criteria; `statistical_dimension`: beyond those and the probes')",
             ),
             _count("probes", "random probes (0 where there are none)"),
             *_interval("threshold", "predicted threshold, a sparsity"),
@@ -195,8 +209,9 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         ],
     ),
     "thresholds": (
-        "Predicted beside measured, for every predictor and every measured threshold of the same network and epsilon."
-        " The prediction is that of global magnitude pruning whatever the row's `method` is.",
+        "Predicted beside measured, for every predictor and every measured threshold of the same network, `method` and"
+        " epsilon; methods without a prediction have no row. A predictor with models of several criteria stands beside"
+        " `control_x` with that of `x`, beside a criterion that it has no model of with its first.",
         [
             *_PREDICTION,
             *_MEASUREMENT,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ..spectral.predictors import PREDICTORS
 from ..storage.files import read_json
 from ..storage.owners import refuse_foreign
 from .schemas import prediction_order
@@ -414,8 +415,9 @@ def empirical_rows(sweep: pa.Table, wanted: Mapping[tuple[str, int], Sequence[Cr
 
 
 def threshold_rows(predictions: pa.Table, empirical: pa.Table) -> list[dict[str, Any]]:
-    """Rows of table `thresholds`: each prediction beside each measurement of the same run, seed and epsilon rule.
+    """Rows of table `thresholds`: each prediction beside each measurement of the same run, seed, method, epsilon rule.
 
+    A predictor with a model of its own for each of several criteria stands beside a measurement with one of them.
     A bracket that is open or wide stands for no threshold: `empirical` and `gap` are null there.
 
     Args:
@@ -437,8 +439,9 @@ def threshold_rows(predictions: pa.Table, empirical: pa.Table) -> list[dict[str,
         }
         for prediction in predictions.to_pylist()
         for row in measured
-        if all(prediction[key] == row[key] for key in ("run", "seed"))
+        if all(prediction[key] == row[key] for key in ("run", "seed", "method"))
         and row["epsilon_rule"] in ("", prediction["epsilon_rule"])
+        and prediction["criterion"] == PREDICTORS[prediction["predictor"]].criterion_for(row["criterion"])
     ]
 
 

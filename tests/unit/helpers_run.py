@@ -71,7 +71,7 @@ VALUES = {
 
 # As Snakemake would do them.
 _ORDER = (
-    "train", "snapshot", "spectrum", "quadratic", "statistical_dimension", "predict", "rank", "mask", "sweep",
+    "train", "snapshot", "spectrum", "rank", "quadratic", "statistical_dimension", "predict", "mask", "sweep",
     "finetune", "bracket", "level", "measure", "train_sparse",
 )  # fmt: skip
 
@@ -120,10 +120,11 @@ class SmallRun:
             "train": lambda: data,
             "snapshot": lambda: data,
             "spectrum": lambda: data | network,
-            "predict": lambda: plan.probes(at) | network | dense,
-            "quadratic": lambda: data | network | dense,
-            **dict.fromkeys(("surgeon", "surgeon_step"), lambda: data | network | dense),
-            "statistical_dimension": lambda: plan.probes(at) | data | network | dense,
+            "predict": lambda: plan.probes(at) | plan.rankings(at) | network | dense,
+            **dict.fromkeys(
+                ("quadratic", "surgeon", "surgeon_step"), lambda: plan.rankings(at) | data | network | dense
+            ),
+            "statistical_dimension": lambda: plan.probes(at) | plan.rankings(at) | data | network | dense,
             "rank": lambda: plan.ranked(at) | data,
             "mask": lambda: plan.ranked(at) | data,
             "sweep": lambda: plan.ranking(at) | data | network | dense,

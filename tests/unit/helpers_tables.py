@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from gwprune.figures.style import from_axis, to_axis
+from gwprune.spectral.predictors import PREDICTORS
 from gwprune.tables.comparison import comparison_rows, comparison_threshold_rows
 from gwprune.tables.schemas import table_schema
 from gwprune.tables.thresholds import criteria, empirical_rows, threshold_rows
@@ -86,9 +87,8 @@ def _of_seed(run: str, seed: int, rng: np.random.Generator) -> dict[str, list[di
     shifts = {("width", "hessian"): 0.03, ("width", "ggn"): 0.35, ("quadratic", "hessian"): -0.05}
     for (predictor, operator), shift in shifts.items():
         ends = interval("threshold", *(shifted(limit, shift + d) for d in (0, -0.1, 0.1)))
-        predictions.append(
-            row_of("predictions", **key, predictor=predictor, operator=operator, epsilon=EPSILON, **ends)
-        )
+        of = {"predictor": predictor, "operator": operator, "criterion": PREDICTORS[predictor].criteria[0]}
+        predictions.append(row_of("predictions", **key, **of, epsilon=EPSILON, **ends))
     sweep = []
     points = [(method, "one_shot", decades, 7) for method, decades in METHODS.items()]
     points += [("magnitude", "fine_tuned", -0.4, 3), ("snip", "trained", 0.1, 3)]

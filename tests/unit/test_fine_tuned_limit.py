@@ -120,7 +120,7 @@ def test_the_control_adds_its_criteria_to_the_fine_tuned_stage_alone():
 )
 def test_a_wide_or_open_bracket_is_no_threshold(lower, upper, reached, known, text):
     measured = row_of("empirical", reached=reached, **interval("threshold", lower, lower, upper))
-    predicted = row_of("predictions", **interval("threshold", 0.75, 0.7, 0.8))
+    predicted = row_of("predictions", criterion="", **interval("threshold", 0.75, 0.7, 0.8))
     (row,) = threshold_rows(table_of("predictions", [predicted]), table_of("empirical", [measured]))
     assert (row["empirical"], row["gap"]) == ((lower, 0.75 - lower) if known else (None, None))
     assert (row["empirical_lower"], row["empirical_upper"]) == (lower, upper)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,15 @@ import torch
 from torch.nn import functional
 
 from gwprune import datasets, predict_threshold
-from gwprune.curvature.operator import ProductOperator
+from gwprune.curvature.operator import ProductOperator, curvature_operator
 from gwprune.datasets import DeviceSplit
 from gwprune.jobs import prediction
 from gwprune.jobs.artifacts import ArtifactError, load_network, load_probe, save_network
 from gwprune.jobs.job import job
+from gwprune.jobs.pruned import ranking_of
+from gwprune.network.prunable import PrunableSet
+from gwprune.pruning import Ranking
+from gwprune.spectral.spectrum import Spectrum
 from gwprune.storage.files import read_json
 from gwprune.tables.files import read_table
 
@@ -99,16 +104,20 @@ def test_width_curves_fall_from_1_inside_their_interval(run):
 
 def test_every_predictor_predicts_for_every_operator_and_rule_inside_its_interval(run):
     rows = run.rows("predictions")
-    keys = {(row["predictor"], row["operator"], row["epsilon_rule"]) for row in rows}
-    predictors = ("width", "quadratic", "trace_bound", "statistical_dimension")
-    assert keys == set(itertools.product(predictors, OPERATORS, rules(run)))
+    names = ("predictor", "criterion", "method", "operator", "epsilon_rule")
+    models = [("quadratic", "loss_tolerance"), ("quadratic", "objective_tolerance")]
+    models += [(name, "") for name in ("width", "trace_bound", "statistical_dimension")]
+    methods = run.experiment.pruning.methods
+    expected = {(*model, *rest) for model in models for rest in itertools.product(methods, OPERATORS, rules(run))}
+    assert {tuple(row[name] for name in names) for row in rows} == expected
     summary = read_json(run.file("dense"))
     epsilons = {"batch_std": summary["batch_std"], "relative:0.1": 0.1 * summary["splits"]["train"]["loss"]}
     for row in rows:
         assert 0 <= row["threshold_lower"] <= row["threshold"] <= row["threshold_upper"] <= 1
         assert row["epsilon"] == pytest.approx(epsilons[row["epsilon_rule"]], rel=1e-12)
         assert row["dimension"] == DIMENSION
-        assert row["steps"] >= (row["predictor"] != "statistical_dimension")  # another rule's runs may do
+        # Another rule's or criterion's products may do.
+        assert row["steps"] >= (row["predictor"] not in ("statistical_dimension", "quadratic"))
         if row["predictor"] in ("width", "trace_bound"):
             assert (row["steps"], row["probes"]) == (6, 2)
         if row["predictor"] == "statistical_dimension":
@@ -116,7 +125,7 @@ def test_every_predictor_predicts_for_every_operator_and_rule_inside_its_interva
 
 
 def test_the_width_threshold_lies_where_the_width_curve_crosses_the_diagonal(run):
-    for row in run.rows("predictions", predictor="width"):
+    for row in run.rows("predictions", predictor="width", method="magnitude"):
         curve = run.rows("width_curves", operator=row["operator"], epsilon_rule=row["epsilon_rule"])
         above = [point["sparsity"] for point in curve if point["width"] >= point["sparsity"]]
         below = [point["sparsity"] for point in curve if point["width"] < point["sparsity"]]
@@ -124,23 +133,92 @@ def test_the_width_threshold_lies_where_the_width_curve_crosses_the_diagonal(run
 
 
 def test_the_statistical_dimension_never_meets_the_sparsity_before_the_width(run):
-    widths = {(row["operator"], row["epsilon_rule"]): row for row in run.rows("predictions", predictor="width")}
+    def case(row: dict) -> tuple:
+        return row["method"], row["operator"], row["epsilon_rule"]
+
+    widths = {case(row): row for row in run.rows("predictions", predictor="width")}
     rows = run.rows("predictions", predictor="statistical_dimension")
     for row in rows:
-        width = widths[row["operator"], row["epsilon_rule"]]
+        width = widths[case(row)]
         assert row["threshold"] >= width["threshold"]
         assert row["threshold_lower"] >= width["threshold_lower"]
-    assert any(row["threshold"] > widths[row["operator"], row["epsilon_rule"]]["threshold"] for row in rows)
+    assert any(row["threshold"] > widths[case(row)]["threshold"] for row in rows)
     assert all(sum(row["steps"] for row in rows if row["operator"] == name) > 0 for name in OPERATORS)
+
+
+def exact_rises(run: SmallRun, operator: str, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
+    """Rises (D + 1,) of the quadratic models of data loss and objective, from the dense matrix."""
+    net = load_network(run.file("network"))
+    samples = DeviceSplit.from_data(datasets.load(run.data), "train").subset(100, 0).as_tensors()
+    matrix = curvature_operator(net, functional.cross_entropy, samples, operator=operator)
+    removed = (matrix.prunable.flatten()[ranking.order]).double().numpy()
+    dense = (matrix @ np.eye(DIMENSION))[np.ix_(ranking.order, ranking.order)]
+    curved = np.cumsum(np.cumsum(dense * np.outer(removed, removed), 0), 1).diagonal()
+    data = curved / 2 - np.cumsum(matrix.gradient().double().numpy()[ranking.order] * removed)
+    return tuple(np.append(0.0, rise) for rise in (data, data - run.run.l1 * np.cumsum(np.abs(removed))))
+
+
+@pytest.mark.parametrize("method", ["magnitude", "taylor"])
+def test_the_quadratic_models_of_both_criteria_are_those_of_the_methods_own_removed_vectors(run, method):
+    prunable = PrunableSet(load_network(run.file("network")))
+    inputs = run.plan.ranking(run.at(method=method))
+    ranking = ranking_of(run.job, inputs, prunable, method, {})
+    for operator in OPERATORS:
+        rises = dict(zip(("loss_tolerance", "objective_tolerance"), exact_rises(run, operator, ranking), strict=True))
+        where = {"predictor": "quadratic", "operator": operator, "method": method}
+        rows = run.rows("predictions", **where)
+        assert {row["criterion"] for row in rows} == set(rises)
+        for row in rows:
+            rise = rises[row["criterion"]]
+            low, high = (round(row[f"threshold_{end}"] * DIMENSION) for end in ("lower", "upper"))
+            if high > low:  # else it never comes
+                assert high == low + 1
+                assert rise[low] < row["epsilon"] * (1 + 1e-5)
+                assert rise[high] > row["epsilon"] * (1 - 1e-5)
+
+
+@pytest.mark.parametrize("method", ["lamp", "taylor"])
+def test_the_width_of_another_method_is_that_of_the_norms_that_it_removes(run, method):
+    prunable = PrunableSet(load_network(run.file("network")))
+    ranking = ranking_of(run.job, run.plan.ranking(run.at(method=method)), prunable, method, {})
+    removed = prunable.flatten()[ranking.order].double().numpy()
+    norms = np.sqrt(np.append(0.0, np.cumsum(removed**2)))
+    others = {
+        (row["operator"], row["epsilon_rule"]): row
+        for row in run.rows("predictions", predictor="width", method="magnitude")
+    }
+    for row in run.rows("predictions", predictor="width", method=method):
+        probes = (load_probe(run.file("probe", operator=row["operator"], probe=number)) for number in (0, 1))
+        spectrum = Spectrum(tuple(probes))
+        count = round(row["threshold"] * DIMENSION)
+        at, above = (float(spectrum.width(norms[k], row["epsilon"]).value) for k in (count, count + 1))
+        assert at >= count / DIMENSION
+        assert above < (count + 1) / DIMENSION
+        # Nothing removes less of the norm than magnitude.
+        assert row["threshold"] <= others[row["operator"], row["epsilon_rule"]]["threshold"]
+
+
+def test_without_a_penalty_both_criteria_have_the_same_quadratic_model(run, tmp_path):
+    path = str(tmp_path / "quadratic.parquet")
+    told = {"l1": 0.0, "operators": ["ggn"], "methods": {"magnitude": {}}}
+    run.do("quadratic", inputs={"rankings": []}, outputs={"predictions": path}, settings=told)
+    rows = read_table("predictions", path).to_pylist()
+    assert len(rows) == 4
+    for rule in rules(run):
+        data, objective = sorted((row for row in rows if row["epsilon_rule"] == rule), key=itemgetter("criterion"))
+        ends = ("threshold", "threshold_lower", "threshold_upper")
+        assert [data[end] for end in ends] == [objective[end] for end in ends]
+        assert objective["steps"] == 0
 
 
 def test_more_steps_from_the_removed_vectors_narrow_the_interval(run, tmp_path):
     rows = {}
     for steps in (1, 40):
         path = str(tmp_path / f"{steps}.parquet")
-        told = {"cone_steps": steps, "reorthogonalize": False}
+        told = {"cone_steps": steps, "costly_methods": ["lamp", "taylor"], "reorthogonalize": False}
         run.do("statistical_dimension", outputs={"predictions": path}, settings=told, operator="ggn")
         rows[steps] = read_table("predictions", path).to_pylist()
+        assert {row["method"] for row in rows[steps]} == {"lamp", "taylor"}
     for short, long in zip(rows[1], rows[40], strict=True):
         assert short["threshold_lower"] <= long["threshold"] <= short["threshold_upper"]
     wide, narrow = ([row["threshold_upper"] - row["threshold_lower"] for row in rows[steps]] for steps in (1, 40))
@@ -150,15 +228,23 @@ def test_more_steps_from_the_removed_vectors_narrow_the_interval(run, tmp_path):
 @pytest.mark.parametrize("name", ["surgeon", "surgeon_step"])
 def test_the_surgeons_write_the_thresholds_of_the_library(run, tmp_path, name):
     path = str(tmp_path / f"{name}.parquet")
-    run.do(name, outputs={"predictions": path}, operator="ggn")
+    methods = ["lamp", "magnitude"]
+    run.do(name, outputs={"predictions": path}, settings={"costly_methods": methods}, operator="ggn")
     rows = read_table("predictions", path).to_pylist()
     split = DeviceSplit.from_data(datasets.load(run.data), "train", "cpu").subset(100, 0)
-    for row, rule in zip(rows, rules(run), strict=True):
-        assert (row["predictor"], row["operator"], row["epsilon_rule"], row["probes"]) == (name, "ggn", rule, 0)
+    for row, (method, rule) in zip(rows, itertools.product(methods, sorted(rules(run))), strict=True):
+        assert (row["predictor"], row["operator"], row["probes"]) == (name, "ggn", 0)
+        assert (row["method"], row["epsilon_rule"], row["criterion"]) == (method, rule, "")
         model = load_network(run.file("network"), "cpu", owner=run.key)
         data = split.as_tensors()
         found = predict_threshold(
-            model, functional.cross_entropy, data, predictor=name, operator="ggn", epsilon=row["epsilon"]
+            model,
+            functional.cross_entropy,
+            data,
+            predictor=name,
+            method=method,
+            operator="ggn",
+            epsilon=row["epsilon"],
         )
         assert (row["threshold_lower"], row["threshold_upper"]) == (found.lower, found.upper)
         assert row["steps"] == found.steps > 0

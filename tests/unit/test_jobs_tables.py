@@ -86,10 +86,15 @@ def test_measured_thresholds_follow_from_the_sweep_and_the_dense_network(run):
     assert found == expected
 
 
-def test_the_thresholds_table_sets_every_prediction_beside_every_measurement_of_its_tolerance(run):
+def test_the_thresholds_table_sets_every_measurement_beside_the_predictions_of_its_method_and_criterion(run):
     expected = {}
     for guess, fact in itertools.product(run.rows("predictions"), run.rows("empirical")):
-        if fact["epsilon_rule"] in ("", guess["epsilon_rule"]):
+        function = "objective_tolerance" if "objective" in fact["criterion"] else "loss_tolerance"
+        if (
+            fact["epsilon_rule"] in ("", guess["epsilon_rule"])
+            and fact["method"] == guess["method"]
+            and guess["criterion"] in ("", function)
+        ):
             key = (guess["predictor"], guess["operator"], guess["epsilon_rule"])
             key += (fact["method"], fact["stage"], fact["criterion"])
             expected[key] = [
@@ -105,6 +110,7 @@ def test_the_thresholds_table_sets_every_prediction_beside_every_measurement_of_
         found[key] = [row[f"{name}{part}"] for name in ("predicted", "empirical") for part in ("", "_lower", "_upper")]
     assert found == expected
     assert {key[4] for key in found} == {"one_shot", "fine_tuned", "trained"}
+    assert {key[3] for key in found} == set(run.experiment.pruning.methods)
 
 
 def test_the_csv_file_says_what_the_thresholds_table_says(run):

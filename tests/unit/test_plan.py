@@ -280,6 +280,7 @@ def reruns(**changes) -> dict[str, int]:
 
 
 METHODS = VALUES["pruning"]["methods"]
+PREDICTING = {"predict": 1, "quadratic": 1, "statistical_dimension": 2}
 SPECTRUM = {"spectrum": 4, "predict": 1, "statistical_dimension": 2}
 
 
@@ -289,13 +290,13 @@ SPECTRUM = {"spectrum": 4, "predict": 1, "statistical_dimension": 2}
         ("fine_tuning", {"epochs": 1, "sparsities": [0.6, 0.8]}, {"finetune": 1, "bracket": 1}),
         ("fine_tuning", {"epochs": 1, "sparsities": [0.6], "resolution": 0.1}, {"bracket": 1}),
         ("pruning", {**VALUES["pruning"], "sparsities": [0.3, 0.6, 0.8]}, {"sweep": 4, "predict": 1}),
-        ("pruning", {**VALUES["pruning"], "methods": [*METHODS, "random"]}, {"sweep": 1}),
+        ("pruning", {**VALUES["pruning"], "methods": [*METHODS, "random"]}, {"sweep": 1, **PREDICTING}),
         (
             "pruning",
             {**VALUES["pruning"], "methods": [*METHODS, "obd"]},
-            {"rank": 1, "sweep": 1},
+            {"rank": 1, "sweep": 1, **PREDICTING},
         ),
-        ("pruning", {**VALUES["pruning"], "samples": 7}, {"rank": 1, "sweep": 1}),
+        ("pruning", {**VALUES["pruning"], "samples": 7}, {"rank": 1, "sweep": 1, **PREDICTING}),
         ("spectrum", {**VALUES["spectrum"], "steps": 25}, SPECTRUM),
         ("spectrum", {**VALUES["spectrum"], "probes": 3}, {**SPECTRUM, "spectrum": 2}),
         ("spectrum", {**VALUES["spectrum"], "cone_steps": 20}, {"statistical_dimension": 2}),

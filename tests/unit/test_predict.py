@@ -145,7 +145,7 @@ def test_result_is_ordered_and_says_what_it_is(predictions, predictor: str, oper
     assert found.standard_error >= 0
     if predictor == "quadratic":
         assert found.probes == 0
-        assert 5 < found.steps < 40
+        assert 2 < found.steps < 15
     else:
         assert found.probes == 2
         assert found.steps <= 200

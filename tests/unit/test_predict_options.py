@@ -257,6 +257,18 @@ def test_tolerance_of_the_quadratic_model_is_its_bracket(network):
     assert found.upper - found.lower <= 0.01
 
 
+def test_the_prediction_is_of_the_weights_that_the_method_removes(network):
+    few = {"epsilon": 0.05, "steps": 20}
+    width = predict_threshold(*network, **few)
+    for method in ("random", "magnitude_layerwise"):
+        other = predict_threshold(*network, **few, method=method)
+        assert other.pruned_norm(0.5) > width.pruned_norm(0.5)
+        assert other.pruned_norm(1.0) == pytest.approx(width.pruned_norm(1.0))
+        assert other.threshold < width.threshold
+    with pytest.raises(ValueError, match="method taylor needs the network"):
+        predict_threshold(*network, **few, method="taylor")
+
+
 @pytest.mark.parametrize("tolerance", [0.0, 1.0, -0.1, float("nan")])
 def test_tolerance_out_of_range_is_named(network, tolerance: float):
     with pytest.raises(ValueError, match=f"tolerance must be between 0 and 1, got {tolerance}"):

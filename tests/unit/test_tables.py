@@ -21,8 +21,8 @@ spectra: run seed operator probe rule | node weight
 width_curves: run seed operator epsilon_rule sparsity | pruned_norm width width_lower width_upper
 sweep: run seed method stage sparsity split | nonzeros empty_layers multiply_adds epochs pruned_norm loss objective
     accuracy top5_accuracy
-predictions: run seed predictor operator epsilon_rule | epsilon dimension steps probes threshold threshold_lower
-    threshold_upper
+predictions: run seed method predictor operator epsilon_rule criterion | epsilon dimension steps probes threshold
+    threshold_lower threshold_upper
 empirical: run seed method stage criterion epsilon_rule | threshold threshold_lower threshold_upper reached
 thresholds: run seed predictor operator epsilon_rule method stage criterion | predicted predicted_lower predicted_upper
     empirical empirical_lower empirical_upper gap

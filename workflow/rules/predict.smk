@@ -1,6 +1,7 @@
 rule predict:
     input:
         unpack(PLAN.probes),
+        unpack(PLAN.rankings),
         network=FILE("network"),
         dense=FILE("dense"),
     output:
@@ -31,6 +32,7 @@ for predictor in WITH_PRODUCTS:
             predictor
         input:
             unpack(PLAN.known_spectrum(predictor)),
+            unpack(PLAN.rankings),
             data=PLAN.data,
             network=FILE("network"),
             dense=FILE("dense"),
