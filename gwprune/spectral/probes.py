@@ -11,11 +11,13 @@ from torch import Tensor
 
 from ..streams import numpy_stream
 from .lanczos import Jacobi, Lanczos, as_product, iterate, operator_device, operator_dtype, rademacher
-from .spectrum import Estimate, ProbeSpectrum, Spectrum
+from .spectrum import ROUNDINGS, Estimate, ProbeSpectrum, Spectrum
 
 __all__ = ["InterruptedSpectrum", "probe_spectra", "probe_until", "zero_rows"]
 
-_CHECK_EVERY = 8  # steps between looks at the interval: each costs a singular value decomposition
+# Steps from one look at the interval to the next: each costs singular value decompositions, dearer with every step.
+_CHECK_AFTER = 8
+_CHECK_GROWTH = 8  # and at least an eighth of the steps so far
 
 
 class InterruptedSpectrum(KeyboardInterrupt):
@@ -53,7 +55,8 @@ def probe_spectra(
     """Spectrum of a symmetric matrix from Rademacher probes, which leave out the rows that are exactly zero.
 
     Args:
-        operator: the matrix; anything with ``shape`` (D, D) and ``@``.
+        operator: the matrix; anything with ``shape`` (D, D) and ``@``. Its attribute ``roundings``, if it has one, is
+            the error of a product that the bounds allow for, in machine epsilons; by default 32.
         steps: Lanczos steps per probe.
         probes: numbers of the probes; each one's signs are a function of (seed, number).
         seed: of the probes.
@@ -63,7 +66,8 @@ def probe_spectra(
         storage: where the basis lies, see :class:`.Lanczos`.
         zero: (D,), which rows are exactly zero; by default :func:`zero_rows` finds them, with one product.
         progress: called with the number of steps done.
-        enough: asked every few steps; the runs end when it is true of the spectrum so far.
+        enough: asked after 8 steps, then every 8 or, of many, every eighth of the steps so far; the runs end when it
+            is true of the spectrum so far.
 
     Raises:
         TypeError: for an operator without ``shape`` or ``@``.
@@ -74,10 +78,10 @@ def probe_spectra(
     dimension, dtype = operator.shape[0], operator_dtype(operator)
     zero = zero_rows(operator, seed) if zero is None else zero
     active = int(dimension - zero.sum())
-    precision = float(torch.finfo(dtype).eps)
+    errors = float(torch.finfo(dtype).eps), float(getattr(operator, "roundings", ROUNDINGS))
 
     def spectrum(results: Sequence[Jacobi]) -> Spectrum:
-        return Spectrum(tuple(ProbeSpectrum(run, dimension, active, semidefinite, precision) for run in results))
+        return Spectrum(tuple(ProbeSpectrum(run, dimension, active, semidefinite, *errors) for run in results))
 
     if active == 0:
         return spectrum([Jacobi(np.zeros(1), np.zeros(1)) for _ in probes])
@@ -87,14 +91,17 @@ def probe_spectra(
         start[zero] = 0
         starts.append(start)
     runs: list[Lanczos] = []
+    due = _CHECK_AFTER
     steps = min(steps, active)
     products = iterate(operator, starts, steps, reorthogonalize=reorthogonalize, storage=storage)
     try:
         for step, runs in enumerate(products, 1):
             if progress is not None:
                 progress(step)
-            if enough is not None and step % _CHECK_EVERY == 0 and enough(spectrum([run.result() for run in runs])):
-                break
+            if enough is not None and step >= due:
+                if enough(spectrum([run.result() for run in runs])):
+                    break
+                due = step + max(_CHECK_AFTER, step // _CHECK_GROWTH)
     except KeyboardInterrupt as error:
         if not runs:
             raise

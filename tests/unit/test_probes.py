@@ -63,6 +63,34 @@ def test_precision_is_that_of_the_operator():
     assert single.probes[0].rounding > 1e6 * probe_spectra(matrix, steps=4, probes=[0], seed=0).probes[0].rounding
 
 
+def test_the_error_that_an_operator_tells_of_its_products_widens_the_interval():
+    class Rough:
+        roundings = 500.0
+        shape, dtype = (60, 60), torch.float32
+        matrix = torch.from_numpy(network_like(60).matrix).float()
+
+        def __matmul__(self, x: np.ndarray) -> np.ndarray:
+            return self.matrix.numpy() @ x
+
+    told = probe_spectra(Rough(), steps=12, probes=[0], seed=0).probes[0]
+    assumed = probe_spectra(Rough.matrix.numpy(), steps=12, probes=[0], seed=0).probes[0]
+    assert (told.roundings, assumed.roundings) == (500.0, 32.0)
+    assert told.rounding > 10 * assumed.rounding
+
+
+def test_looks_at_the_interval_grow_rarer_with_the_steps():
+    asked = []
+
+    def enough(spectrum: Spectrum) -> bool:
+        asked.append(spectrum.steps)
+        return False
+
+    probe_spectra(network_like(300).matrix, steps=250, probes=[0], seed=0, enough=enough)
+    assert asked[:8] == [8, 16, 24, 32, 40, 48, 56, 64]
+    assert np.diff(asked).max() > 20
+    assert np.diff(asked).max() <= 250 / 8
+
+
 def test_runs_stop_when_the_interval_is_narrow_enough():
     sample = network_like(300)
     matrix = torch.from_numpy(sample.matrix)
