@@ -182,6 +182,8 @@ class Prediction:
         tolerance_met: whether the interval became as narrow as asked before the steps were spent; None when no
             tolerance was asked.
         checks: names of the checks that network, loss and data passed.
+        roundings: relative error of a product that the interval allows for, in machine epsilons of the network's
+            dtype: twice what the checks measured, at least 32.
         layers: what the mask at the threshold removes of each tensor of the prunable set.
         left_out: the network's matrices that are not in the prunable set, with their shares of its matrices' weights.
         interrupted: whether an interrupt ended it before the steps that were asked for.
@@ -201,6 +203,7 @@ class Prediction:
     operator: str
     tolerance_met: bool | None
     checks: tuple[str, ...]
+    roundings: float
     layers: tuple[Layer, ...] = field(repr=False)
     left_out: tuple[Matrix, ...] = field(repr=False)
     interrupted: bool
@@ -386,7 +389,7 @@ def predict_threshold(
         probes=0 if spectrum is None else len(spectrum.probes), standard_error=float(result.standard_error),
         predictor=predictor, operator=operator,
         tolerance_met=None if tolerance is None else bool(result.upper - result.lower <= tolerance),
-        checks=matrix.checks, layers=_layers(matrix.prunable, problem, result.value),
+        checks=matrix.checks, roundings=matrix.roundings, layers=_layers(matrix.prunable, problem, result.value),
         left_out=matrix.prunable.left_out, interrupted=interrupted, _norms=problem.norms, _spectrum=spectrum,
     )  # fmt: skip
 

@@ -94,7 +94,7 @@ def compacted(operator: CurvatureOperator, seed: int = 0) -> CurvatureOperator |
     )
     result = CompactedOperator(operator, small, smaller.index)
     difference = (result @ vector - expected).norm()
-    if difference > 300 * torch.finfo(operator.dtype).eps * expected.norm():
+    if difference > max(300.0, 4 * operator.roundings) * torch.finfo(operator.dtype).eps * expected.norm():
         warnings.warn(
             "the network without its dead units has another curvature (relative difference"
             f" {(difference / expected.norm()).item():.2g}); products stay on the full network",

@@ -22,6 +22,7 @@ from ..network.matrices import Choice
 from ..network.modes import differentiable, eval_mode, frozen
 from ..network.prunable import PrunableSet
 from ..network.samples import Batch, Samples, read_samples
+from ..spectral.spectrum import ROUNDINGS
 from .checks import NotDeterministicError, check_curvature, explained
 from .graphs import GaussNewtonGraph, HessianGraph, saved_bytes
 from .tape import Tape
@@ -112,6 +113,8 @@ class CurvatureOperator(ProductOperator):
         keeps_graphs: whether the graphs of all batches fit into the memory budget, and are kept.
         options: operator, batch size and memory budget as they were given.
         checks: names of the checks that it passed.
+        roundings: relative error of a product, in machine epsilons, that bounds should allow for: as the checks
+            measured it, see `gwprune.curvature.checks`.
     """
 
     def __init__(
@@ -161,6 +164,7 @@ class CurvatureOperator(ProductOperator):
         self.samples = len(self.data)
         self.products, self.seconds = 0, 0.0
         self.checks: tuple[str, ...] = ()
+        self.roundings = ROUNDINGS
         self._graphs: list | None = None
         self.options = {"operator": operator, "batch_size": batch_size, "memory_mb": memory_mb}
         per_sample = self._graph_bytes()
@@ -350,7 +354,7 @@ def curvature_operator(
         if prunable is None:
             matrix.prunable.tell_left_out()
         if checks:
-            matrix.checks = check_curvature(matrix)
+            matrix.checks, matrix.roundings = check_curvature(matrix)
     except RuntimeError as error:
         clearer = explained(error)
         if clearer is None:

@@ -298,7 +298,7 @@ def save_probe(path: str | os.PathLike, probe: ProbeSpectrum, *, owner: Owner = 
 
     Args:
         path: of the file.
-        probe: alpha and beta, shapes (m,), with dimension, active, semidefinite and precision.
+        probe: alpha and beta, shapes (m,), with dimension, active, semidefinite, precision and roundings.
         owner: what it belongs to: run, seed, operator, probe (its number) and weights.
     """
     whose: dict[str, Any] = {} if owner is None else {"owner": json.dumps(dict(owner))}
@@ -312,6 +312,7 @@ def save_probe(path: str | os.PathLike, probe: ProbeSpectrum, *, owner: Owner = 
             active=probe.active,
             semidefinite=probe.semidefinite,
             precision=probe.precision,
+            roundings=probe.roundings,
             **whose,
         )
 
@@ -328,7 +329,7 @@ def load_probe(path: str | os.PathLike, *, owner: Owner = None) -> ProbeSpectrum
     """
     # They import SciPy, which most jobs do without.
     from ..spectral.lanczos import Jacobi  # noqa: PLC0415
-    from ..spectral.spectrum import ProbeSpectrum  # noqa: PLC0415
+    from ..spectral.spectrum import ROUNDINGS, ProbeSpectrum  # noqa: PLC0415
 
     try:
         with np.load(path, allow_pickle=False) as values:
@@ -341,6 +342,8 @@ def load_probe(path: str | os.PathLike, *, owner: Owner = None) -> ProbeSpectrum
                 int(values["active"]),
                 bool(values["semidefinite"]),
                 float(values["precision"]),
+                # Older files do not say it: they were written when it was assumed.
+                float(values["roundings"]) if "roundings" in values else ROUNDINGS,
             )
     except ArtifactError:
         raise

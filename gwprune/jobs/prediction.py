@@ -139,7 +139,8 @@ def _operator(job: Job, inputs: Files, predictor: Predictor, name: str, settings
         **how,
     )
     logger.info(
-        "%s of order %d on %d samples, batches of %d", name, *operator.shape[:1], operator.samples, operator.batch_size
+        "%s of order %d on %d samples, batches of %d; products are taken to err by %.0f machine epsilons",
+        *(name, operator.shape[0], operator.samples, operator.batch_size, operator.roundings),
     )
     if isinstance(operator, CompactedOperator):
         logger.info("without dead units, products compute on %d weights", operator.small.shape[0])

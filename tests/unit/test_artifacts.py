@@ -44,11 +44,8 @@ def probe() -> ProbeSpectrum:
 def assert_same_probe(found: ProbeSpectrum, expected: ProbeSpectrum) -> None:
     np.testing.assert_array_equal(found.jacobi.alpha, expected.jacobi.alpha)
     np.testing.assert_array_equal(found.jacobi.beta, expected.jacobi.beta)
-    assert (found.dimension, found.active, found.semidefinite) == (
-        expected.dimension,
-        expected.active,
-        expected.semidefinite,
-    )
+    for name in ("dimension", "active", "semidefinite", "precision", "roundings"):
+        assert getattr(found, name) == getattr(expected, name)
 
 
 # --- networks -----------------------------------------------------------------------------------------------
@@ -287,13 +284,22 @@ def test_a_file_that_does_not_say_whose_it_is_is_taken_with_a_warning(tmp_path, 
     [
         probe(),
         ProbeSpectrum(Jacobi(np.zeros(1), np.zeros(1)), 7, 0),
-        ProbeSpectrum(Jacobi(np.ones(3), np.ones(3)), 9, 9),
+        ProbeSpectrum(Jacobi(np.ones(3), np.ones(3)), 9, 9, precision=1e-7, roundings=150.0),
     ],
     ids=["semidefinite", "nothing active", "all active"],
 )
 def test_a_probe_comes_back_bit_for_bit(tmp_path, known):
     save_probe(tmp_path / "p.npz", known)
     assert_same_probe(load_probe(tmp_path / "p.npz"), known)
+
+
+def test_a_probe_file_that_tells_no_error_of_products_was_written_when_it_was_assumed(tmp_path):
+    save_probe(tmp_path / "p.npz", probe())
+    with np.load(tmp_path / "p.npz") as values:
+        kept = {name: values[name] for name in values if name != "roundings"}
+    np.savez(tmp_path / "old.npz", **kept)
+    assert_same_probe(load_probe(tmp_path / "old.npz"), probe())
+    assert load_probe(tmp_path / "old.npz").roundings == 32
 
 
 def test_the_name_of_a_probe_file_is_kept_without_a_suffix(tmp_path):

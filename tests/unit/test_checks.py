@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from gwprune.curvature.checks import CHECKS, CurvatureError
 from gwprune.curvature.operator import OPERATORS, curvature_operator
 from gwprune.predict import predict_threshold
+from gwprune.spectral.lanczos import rademacher
 from gwprune.spectral.projection import statistical_dimension
 from gwprune.spectral.width import squared_width
 
@@ -42,6 +43,40 @@ def test_a_sound_network_passes_and_the_result_names_the_checks():
     unchecked = predict_threshold(net(), F.cross_entropy, data(), epsilon=0.05, steps=8, checks=False)
     assert unchecked.checks == ()
     assert (unchecked.lower, unchecked.threshold, unchecked.upper) == (found.lower, found.threshold, found.upper)
+
+
+def fitted(samples: tuple[Tensor, Tensor]) -> nn.Module:
+    """A network with a loss near 0: of its residuals few digits are left in single precision."""
+    model = net(lambda n, x: n.b(F.gelu(n.a(x)))).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(150):
+        optimizer.zero_grad()
+        F.cross_entropy(model(samples[0]), samples[1]).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", OPERATORS)
+def test_the_rounding_of_products_is_measured(kind: str):
+    samples = data()
+    model = fitted(samples)
+    operator = curvature_operator(model, F.cross_entropy, samples, operator=kind)
+    assert operator.roundings > 32
+    double = (samples[0].double(), samples[1])
+    exact = curvature_operator(copy.deepcopy(model).double(), F.cross_entropy, double, operator=kind)
+    assert exact.roundings == 32  # nothing more exact to compare with
+    for probe in range(8):
+        vector = rademacher(operator.shape[0], 1, probe)
+        expected = exact @ vector.double()
+        error = (operator @ vector - expected).norm() / expected.norm() / torch.finfo(torch.float32).eps
+        assert error <= operator.roundings
+    assert curvature_operator(model, F.cross_entropy, samples, operator=kind, checks=False).roundings == 32
+
+
+def test_the_result_says_what_was_allowed_for_rounding():
+    samples = data()
+    found = predict_threshold(fitted(samples), F.cross_entropy, samples, epsilon=0.05, steps=8)
+    assert found.roundings > 32
 
 
 def test_checks_leave_weights_random_numbers_and_gradients_alone():
