@@ -24,7 +24,7 @@ from .network.prunable import PrunableSet
 from .network.samples import leaves
 from .pruning import Ranking, rank, removed_count
 from .spectral.predictors import PREDICTORS, Predictor
-from .spectral.probes import InterruptedSpectrum, probe_spectra, probe_until
+from .spectral.probes import InterruptedSpectrum, known_spectrum, probe_until
 from .spectral.problem import Problem
 from .spectral.spectrum import Estimate, Spectrum
 from .storage.checkpoints import RecordedOperator, arithmetic, digest
@@ -175,7 +175,7 @@ class Prediction:
         samples: number of samples.
         dimension: D, the number of prunable weights.
         steps: operator-vector products per probe; of a predictor without probes, in all.
-        probes: number of random probes.
+        probes: number of random probes; 0 where all eigenvalues are known.
         standard_error: of the threshold over random probes.
         predictor: name of the predictor.
         operator: name of the operator.
@@ -286,7 +286,9 @@ def predict_threshold(
             the standard deviation of the loss over mini-batches of all samples in their order, see
             :func:`gwprune.network.losses.batch_deviation`. Their size is that of the DataLoader if ``data`` is one,
             else 128. A warning tells when there are fewer than 16.
-        steps: Lanczos steps per probe.
+        steps: Lanczos steps per probe. Without a tolerance, as many steps as the curvature has rows that are not
+            exactly zero (never more than D), up to 3,000, make it dense: the eigenvalues are then known and the
+            interval closes but for rounding.
         probes: number of Rademacher probes.
         tolerance: width of the interval, in sparsity, at which to stop. It takes steps, and further probes once it is
             chance that keeps the interval open, until ``steps`` products are spent in all.
@@ -386,7 +388,7 @@ def predict_threshold(
     return Prediction(
         float(result.value), float(result.lower), float(result.upper), value, error, matrix.samples, problem.dimension,
         steps=result.products if spectrum is None else spectrum.steps,
-        probes=0 if spectrum is None else len(spectrum.probes), standard_error=float(result.standard_error),
+        probes=0 if spectrum is None else spectrum.random_probes, standard_error=float(result.standard_error),
         predictor=predictor, operator=operator,
         tolerance_met=None if tolerance is None else bool(result.upper - result.lower <= tolerance),
         checks=matrix.checks, roundings=matrix.roundings, layers=_layers(matrix.prunable, problem, result.value),
@@ -399,7 +401,7 @@ def _spectrum(
 ) -> Spectrum:
     """The spectrum from as many products as were asked for, or as the tolerance takes."""
     if problem.tolerance is None:
-        return probe_spectra(problem.operator, steps=steps, probes=range(probes), seed=seed, **basis)
+        return known_spectrum(problem.operator, steps=steps, probes=range(probes), seed=seed, **basis)
     # The interval of a predictor that takes further products is about that of the width.
     guide = predictor if predictor.from_spectrum else PREDICTORS["width"]
 

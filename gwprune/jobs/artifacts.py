@@ -298,10 +298,12 @@ def save_probe(path: str | os.PathLike, probe: ProbeSpectrum, *, owner: Owner = 
 
     Args:
         path: of the file.
-        probe: alpha and beta, shapes (m,), with dimension, active, semidefinite, precision and roundings.
+        probe: alpha and beta, shapes (m,), with dimension, active, semidefinite, precision,
+            roundings, and the eigenvalues where they are known.
         owner: what it belongs to: run, seed, operator, probe (its number) and weights.
     """
     whose: dict[str, Any] = {} if owner is None else {"owner": json.dumps(dict(owner))}
+    known: dict[str, Any] = {} if probe.eigenvalues is None else {"eigenvalues": probe.eigenvalues}
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         np.savez(
             stream,
@@ -313,6 +315,7 @@ def save_probe(path: str | os.PathLike, probe: ProbeSpectrum, *, owner: Owner = 
             semidefinite=probe.semidefinite,
             precision=probe.precision,
             roundings=probe.roundings,
+            **known,
             **whose,
         )
 
@@ -343,7 +346,8 @@ def load_probe(path: str | os.PathLike, *, owner: Owner = None) -> ProbeSpectrum
                 bool(values["semidefinite"]),
                 float(values["precision"]),
                 # Older files do not say it: they were written when it was assumed.
-                float(values["roundings"]) if "roundings" in values else ROUNDINGS,
+                float(values.get("roundings", ROUNDINGS)),
+                values.get("eigenvalues"),
             )
     except ArtifactError:
         raise

@@ -21,7 +21,7 @@ from ..network.prunable import PrunableSet
 from ..predict import operator_for, problem_for, reranked, width_curve
 from ..pruning import Ranking, method_of, rank
 from ..spectral.predictors import PREDICTORS, Predictor
-from ..spectral.probes import probe_spectra
+from ..spectral.probes import known_spectrum
 from ..spectral.problem import Problem
 from ..spectral.spectrum import Spectrum
 from ..storage.checkpoints import RecordedOperator, arithmetic, digest
@@ -159,7 +159,7 @@ def _operator(job: Job, inputs: Files, predictor: Predictor, name: str, settings
 
 
 def spectrum(job: Job, inputs: Files, outputs: Files, settings: SpectrumSettings) -> None:
-    """One Lanczos run: writes the raw Jacobi coefficients.
+    """One Lanczos run: writes the raw Jacobi coefficients; or all eigenvalues, where the steps pay for them.
 
     Args:
         job: the run and seed.
@@ -169,7 +169,7 @@ def spectrum(job: Job, inputs: Files, outputs: Files, settings: SpectrumSettings
     """
     operator = _operator(job, inputs, PREDICTORS["width"], settings.operator, settings)
     with job.interruption.deferred():
-        result = probe_spectra(
+        result = known_spectrum(
             operator,
             steps=settings.steps,
             probes=[settings.probe],
@@ -178,7 +178,8 @@ def spectrum(job: Job, inputs: Files, outputs: Files, settings: SpectrumSettings
             storage=settings.basis,
             progress=_logged_steps(settings.steps),
         )
-    logger.info("%d of %d rows are not zero; %d steps", result.active, result.dimension, result.steps)
+    how = "products, all eigenvalues" if result.exact else "steps"
+    logger.info("%d of %d rows are not zero; %d %s", result.active, result.dimension, result.steps, how)
     save_probe(
         outputs["probe"], result.probes[0], owner=_owner(job, settings.operator, settings.probe, operator.prunable)
     )
@@ -225,7 +226,7 @@ def _rows(
                 "epsilon": epsilon,
                 "dimension": problem.dimension,
                 "steps": problem.spectrum.steps if predictor.from_spectrum else result.products,
-                "probes": 0 if problem.spectrum is None else len(problem.spectrum.probes),
+                "probes": 0 if problem.spectrum is None else problem.spectrum.random_probes,
                 "threshold": float(result.value),
                 "threshold_lower": float(result.lower),
                 "threshold_upper": float(result.upper),

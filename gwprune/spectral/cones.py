@@ -38,7 +38,8 @@ class Cones:
     |x| has a kink at 0. The intervals hold nevertheless; those of a semi-definite operator are far narrower.
 
     Attributes:
-        problem: the weights, with operator and spectrum. A run takes at most ``problem.steps`` Lanczos steps. It ends
+        problem: the weights, with operator and spectrum. A run takes at most ``problem.steps`` Lanczos steps, or as
+            many as a spectrum took of which all eigenvalues are known. It ends
             earlier when it knows its dimension within a quarter of the resolution, or learns less than that from eight
             steps.
         resolution: of thresholds, in sparsity; near full sparsity, a tenth of the remaining fraction where that is
@@ -100,7 +101,7 @@ class Cones:
         norm, tolerance = self.problem.norms[count], self._tolerance(count) / self.dimension / 4
 
         def measure(jacobi: Jacobi) -> ProbeSpectrum:
-            return replace(self.spectrum.probes[0], jacobi=jacobi, active=self.dimension)
+            return replace(self.spectrum.probes[0], jacobi=jacobi, active=self.dimension, eigenvalues=None)
 
         def ends_of(run: ProbeSpectrum) -> np.ndarray:
             roots = np.sqrt([self._multiplier(run, norm, epsilon, part) for part in (1, 2)])
@@ -112,7 +113,9 @@ class Cones:
         if run is not None and (served & {None, epsilon} or np.ptp(ends_of(run)) <= tolerance):
             return run
         basis: dict[str, Any] = {"reorthogonalize": self.problem.reorthogonalize, "storage": self.problem.storage}
-        lanczos = Lanczos(self.problem.removed(count), self.problem.steps, **basis)
+        # Where all eigenvalues were asked for, this run may find its own.
+        steps = max(self.problem.steps, self.spectrum.steps) if self.spectrum.exact else self.problem.steps
+        lanczos = Lanczos(self.problem.removed(count), steps, **basis)
         before = np.full(2, np.nan)
         while not lanczos.done:
             lanczos.absorb(self._product(lanczos.vector))

@@ -13,7 +13,10 @@ from ..streams import numpy_stream
 from .lanczos import Jacobi, Lanczos, as_product, iterate, operator_device, operator_dtype, rademacher
 from .spectrum import ROUNDINGS, Estimate, ProbeSpectrum, Spectrum
 
-__all__ = ["InterruptedSpectrum", "probe_spectra", "probe_until", "zero_rows"]
+__all__ = ["LARGEST_DENSE", "InterruptedSpectrum", "known_spectrum", "probe_spectra", "probe_until", "zero_rows"]
+
+# Order up to which a matrix may be made dense: 70 MiB, and its eigenvalues in half a minute.
+LARGEST_DENSE = 3000
 
 # Steps from one look at the interval to the next: each costs singular value decompositions, dearer with every step.
 _CHECK_AFTER = 8
@@ -110,6 +113,55 @@ def probe_spectra(
         kept = [result.truncated(min(whole, result.steps)) for result in results]
         raise InterruptedSpectrum(spectrum(kept)) from error
     return spectrum([run.result() for run in runs])
+
+
+def known_spectrum(
+    operator: Any,
+    *,
+    steps: int,
+    probes: Sequence[int],
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+    **basis: Any,
+) -> Spectrum:
+    """All eigenvalues where as many ``steps`` pay for them, else what probes tell, as of :func:`probe_spectra`.
+
+    The dense matrix costs a product for each row that is not exactly zero. Where that is no more than the steps that
+    are asked for, and at most ``LARGEST_DENSE``, nothing is left open and nothing is left to chance.
+
+    Args:
+        operator: the matrix, see :func:`probe_spectra`.
+        steps: Lanczos steps per probe.
+        probes: numbers of the probes.
+        seed: of the probes.
+        progress: called with the number of products done.
+        **basis: ``reorthogonalize`` and ``storage``, see :class:`.Lanczos`.
+
+    Raises:
+        TypeError: for an operator without ``shape`` or ``@``.
+        ValueError: for an operator that is not square, or steps below 1.
+        FloatingPointError: when a product is not finite.
+    """
+    zero = zero_rows(operator, seed)
+    index = (~zero).nonzero().flatten()
+    order = len(index)
+    if not 0 < order <= min(steps, LARGEST_DENSE):
+        return probe_spectra(operator, steps=steps, probes=probes, seed=seed, zero=zero, progress=progress, **basis)
+    product, dtype = as_product(operator), operator_dtype(operator)
+    matrix = torch.empty(order, order, dtype=torch.float64)
+    for number, coordinate in enumerate(index):
+        unit = torch.zeros(len(zero), dtype=dtype, device=zero.device)
+        unit[coordinate] = 1
+        matrix[number] = product(unit)[index]
+        if progress is not None:
+            progress(number + 1)
+    if not torch.isfinite(matrix).all():
+        raise FloatingPointError("the operator's product is not finite")
+    eigenvalues = np.linalg.eigvalsh(((matrix + matrix.t()) / 2).numpy())
+    first = Jacobi(np.array([eigenvalues.mean()]), np.array([eigenvalues.std()]))
+    errors = float(torch.finfo(dtype).eps), float(getattr(operator, "roundings", ROUNDINGS))
+    semidefinite = getattr(operator, "semidefinite", False)
+    return Spectrum((ProbeSpectrum(first, len(zero), order, semidefinite, *errors, eigenvalues),))
 
 
 def probe_until(

@@ -50,10 +50,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ProbeSpectrum:
-    """What one Rademacher probe tells of a symmetric matrix.
+    """What one Rademacher probe tells of a symmetric matrix; or all of its eigenvalues, which tell everything.
 
     Attributes:
-        jacobi: coefficients of the Lanczos run from the probe.
+        jacobi: coefficients of the Lanczos run from the probe; beside eigenvalues, those of one step from the sum of
+            the eigenvectors, which tells the size of a product.
         dimension: order of the matrix.
         active: number of rows that are not exactly zero. The probe lives on these coordinates; every other one is
             known to have the eigenvalue 0.
@@ -61,6 +62,7 @@ class ProbeSpectrum:
             of the matrix itself are bounds then, too.
         precision: machine epsilon of the products.
         roundings: relative error of a product, in units of ``precision``, that the bounds allow for.
+        eigenvalues: (active,), those of the rows that are not exactly zero; None: a probe.
     """
 
     jacobi: Jacobi
@@ -69,6 +71,12 @@ class ProbeSpectrum:
     semidefinite: bool = False
     precision: float = np.finfo(float).eps
     roundings: float = ROUNDINGS
+    eigenvalues: np.ndarray | None = None
+
+    @property
+    def steps(self) -> int:
+        """Operator-vector products behind it."""
+        return self.jacobi.steps if self.eigenvalues is None else self.active
 
     @property
     def rounding(self) -> float:
@@ -90,7 +98,14 @@ class ProbeSpectrum:
 
     @cached_property
     def rules(self) -> dict[str, Rule]:
-        """``gauss``, ``radau`` (of the matrix), ``squared_lower``, ``squared_upper`` (nodes |lambda|)."""
+        """``gauss``, ``radau`` (of the matrix), ``squared_lower``, ``squared_upper`` (nodes |lambda|).
+
+        They are all the same, and exact, where the eigenvalues are known.
+        """
+        if self.eigenvalues is not None:
+            known = Rule(self.eigenvalues, np.full(self.active, 1 / self.active))
+            sizes = Rule(np.abs(known.nodes), known.weights)
+            return {"gauss": known, "radau": known, "squared_lower": sizes, "squared_upper": sizes}
         rules = {"gauss": gauss(self.jacobi), "radau": radau(self.jacobi)}
         rules["squared_lower"], rules["squared_upper"] = squared(self.jacobi)
         return rules
@@ -169,7 +184,7 @@ class Spectrum:
     probes: tuple[ProbeSpectrum, ...]
 
     def __post_init__(self):
-        kinds = {(probe.dimension, probe.active, probe.semidefinite) for probe in self.probes}
+        kinds = {(own.dimension, own.active, own.semidefinite, own.eigenvalues is None) for own in self.probes}
         if len(kinds) != 1:
             raise ValueError("a spectrum needs at least one probe, all of the same matrix")
 
@@ -183,7 +198,18 @@ class Spectrum:
 
     @property
     def steps(self) -> int:
-        return max(probe.jacobi.steps for probe in self.probes)
+        """Operator-vector products behind a probe, the longest run's."""
+        return max(probe.steps for probe in self.probes)
+
+    @property
+    def exact(self) -> bool:
+        """Whether all eigenvalues are known, so that nothing is left to chance."""
+        return self.probes[0].eigenvalues is not None
+
+    @property
+    def random_probes(self) -> int:
+        """How many probes were drawn; 0 where all eigenvalues are known."""
+        return 0 if self.exact else len(self.probes)
 
     def _estimate(self, function: Callable[[np.ndarray], np.ndarray]) -> Estimate:
         """Trace per dimension of a ``function`` of |lambda| with values in [0, 1]."""
@@ -199,6 +225,8 @@ class Spectrum:
         A Rademacher probe has variance ``2 sum_{i != j} F_ij^2 <= 2 ||F - c I||_F^2`` for every c; the best c makes
         it ``2 n Var(F's eigenvalues)`` with n active coordinates (Hutchinson 1990 gives the equality).
         """
+        if self.exact:
+            return np.zeros(function(np.zeros(1)).shape[:-1])
         variances = []
         for probe in self.probes:
             rule = probe.rules["gauss"]

@@ -135,7 +135,8 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             _key("probe", "number of the random probe, from 0", "int64"),
             _key(
                 "rule",
-                "`gauss`, `radau` (node fixed at 0), `squared_lower`, `squared_upper` (rules of the squared operator)",
+                "`gauss`, `radau` (node fixed at 0), `squared_lower`, `squared_upper` (rules of the squared operator);"
+                " where all eigenvalues are known, these under each name",
             ),
             _number("node", "eigenvalue estimate; for the squared rules the square root of the node, an |eigenvalue|"),
             _number("weight", "spectral weight of the node"),
@@ -190,10 +191,16 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             _count(
                 "steps",
                 "Lanczos steps per probe (`quadratic`, `surgeon`, `surgeon_step`: operator-vector products beyond"
-                " those of earlier epsilon rules and criteria; `statistical_dimension`: beyond those and the probes')",
+                " those of earlier epsilon rules and criteria; `statistical_dimension`: beyond those and the probes');"
+                " where `spectrum.steps` is at least the number of rows of the curvature that are not zero, and that at"
+                " most 3,000: that number, the products that made the matrix dense",
             ),
-            _count("probes", "random probes (0 where there are none)"),
-            *_interval("threshold", "predicted threshold, a sparsity"),
+            _count("probes", "random probes (0 where there are none, or the matrix is dense, its eigenvalues known)"),
+            *_interval(
+                "threshold",
+                "predicted threshold, a sparsity: the best estimate, inside its certified interval; of `width` and"
+                " `statistical_dimension` extrapolated from how that closed, not its middle (docs/intervals.md)",
+            ),
         ],
     ),
     "empirical": (

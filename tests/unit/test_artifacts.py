@@ -46,6 +46,7 @@ def assert_same_probe(found: ProbeSpectrum, expected: ProbeSpectrum) -> None:
     np.testing.assert_array_equal(found.jacobi.beta, expected.jacobi.beta)
     for name in ("dimension", "active", "semidefinite", "precision", "roundings"):
         assert getattr(found, name) == getattr(expected, name)
+    np.testing.assert_array_equal(found.eigenvalues, expected.eigenvalues)
 
 
 # --- networks -----------------------------------------------------------------------------------------------
@@ -285,8 +286,9 @@ def test_a_file_that_does_not_say_whose_it_is_is_taken_with_a_warning(tmp_path, 
         probe(),
         ProbeSpectrum(Jacobi(np.zeros(1), np.zeros(1)), 7, 0),
         ProbeSpectrum(Jacobi(np.ones(3), np.ones(3)), 9, 9, precision=1e-7, roundings=150.0),
+        ProbeSpectrum(Jacobi(np.ones(1), np.ones(1)), 9, 3, eigenvalues=np.array([-1.0, 0.5, 2.0])),
     ],
-    ids=["semidefinite", "nothing active", "all active"],
+    ids=["semidefinite", "nothing active", "all active", "eigenvalues"],
 )
 def test_a_probe_comes_back_bit_for_bit(tmp_path, known):
     save_probe(tmp_path / "p.npz", known)

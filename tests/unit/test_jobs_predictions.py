@@ -45,6 +45,22 @@ def test_each_probe_file_holds_a_lanczos_run_of_the_network(run):
         assert not np.array_equal(first.jacobi.alpha, second.jacobi.alpha)
 
 
+def test_steps_for_every_row_make_a_file_of_eigenvalues_from_which_the_width_is_predicted_exactly(run, tmp_path):
+    told, wildcards = {"steps": DIMENSION, "samples": 20}, {"operator": "ggn", "probe": "0"}
+    paths = {name: str(tmp_path / name) for name in ("spectra", "width_curves", "predictions", "probe")}
+    run.do("spectrum", outputs={"probe": paths.pop("probe")}, settings=told, **wildcards)
+    known = load_probe(tmp_path / "probe")
+    assert len(known.eigenvalues) == known.active == known.steps <= DIMENSION
+    probes = {"hessian": [str(tmp_path / "probe")], "ggn": [str(tmp_path / "probe")]}
+    run.do("predict", inputs=probes, outputs=paths, settings={"operators": ["ggn"]})
+    for row in read_table("predictions", paths["predictions"]).to_pylist():
+        assert (row["steps"], row["probes"]) == (known.active, 0)
+        assert row["threshold_upper"] - row["threshold_lower"] < 0.01  # products of single precision
+    spectra = read_table("spectra", paths["spectra"]).to_pylist()
+    nodes = sorted(row["node"] for row in spectra if row["rule"] == "gauss" and row["node"] != 0)
+    np.testing.assert_allclose(nodes, known.eigenvalues[known.eigenvalues != 0])
+
+
 def test_a_spectrum_that_was_interrupted_goes_on_to_the_same_file(run, tmp_path, monkeypatch):
     products = []
     multiply = ProductOperator.__matmul__
