@@ -52,6 +52,13 @@ def threshold_of(rule: Rule, probe: ProbeSpectrum, norms: np.ndarray, epsilon: f
     return crossing(width, probe.dimension)
 
 
+def middle_of(probe: ProbeSpectrum) -> Rule:
+    """Rule half-way between those that bound from below and from above."""
+    names = ("gauss", "radau") if probe.semidefinite else ("squared_lower", "squared_upper")
+    lower, upper = (probe.rules[name] for name in names)
+    return Rule(np.append(lower.nodes, upper.nodes), np.append(lower.weights, upper.weights) / 2)
+
+
 def study(unit: Path, operator: str, epsilon: float) -> list[dict[str, Any]]:
     """Rows for one network: the interval after each number of steps, and what else could be read from them."""
     probe = load_probe(unit / "spectrum" / f"{operator}_probe0.npz")
@@ -69,7 +76,8 @@ def study(unit: Path, operator: str, epsilon: float) -> list[dict[str, Any]]:
                 "steps": steps,
                 "lower": float(interval.lower),
                 "upper": float(interval.upper),
-                "middle": float(interval.value),
+                "estimate": float(interval.value),
+                "middle": threshold_of(middle_of(cut), cut, norms, epsilon),
                 "standard_error": float(interval.standard_error),
                 "squared_lower": squared[0],
                 "squared_upper": squared[1],
@@ -97,6 +105,7 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "products": row["steps"],
             "interval": f"[{row['lower']:.4f}, {row['upper']:.4f}]",
             "width": f"{row['upper'] - row['lower']:.4f}",
+            "estimate": f"{row['estimate']:.4f}",
             "middle": f"{row['middle']:.4f}",
             "squared alone": f"[{row['squared_lower']:.4f}, {row['squared_upper']:.4f}]",
             "its width": f"{row['squared_upper'] - row['squared_lower']:.4f}",

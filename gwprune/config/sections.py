@@ -150,7 +150,12 @@ class Spectrum(Strict):
     operators: Annotated[list[Literal["hessian", "ggn"]], BeforeValidator(as_list)] = Field(
         default=["hessian", "ggn"], min_length=1, description="sweep: curvature operators"
     )
-    steps: int = Field(default=128, ge=2, description="Lanczos steps (operator-vector products) per probe")
+    steps: int = Field(
+        default=128,
+        ge=2,
+        description="Lanczos steps (operator-vector products) per probe; as many as the curvature has rows that are not"
+        " zero, if these are at most 3,000, make it dense: exact eigenvalues in place of a probe",
+    )
     probes: int = Field(default=1, ge=1, description="random probes; each is a job of its own")
     samples: int | None = Field(
         default=10_000, ge=1, description="training images behind the operator, fixed by the seed; null: all"

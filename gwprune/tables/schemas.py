@@ -150,7 +150,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             _EPSILON_RULE,
             _SPARSITY,
             _number("pruned_norm", "R(s), Euclidean norm of the removed vector"),
-            *_interval("width", "normalised squared Gaussian width omega(s), in [0, 1]"),
+            *_interval("width", "normalised squared Gaussian width omega(s), in [0, 1]; the best estimate"),
         ],
     ),
     "sweep": (
