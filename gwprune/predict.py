@@ -167,7 +167,7 @@ class Prediction:
     """Result of :func:`predict_threshold`. Thresholds are sparsities, epsilon is in units of the loss.
 
     Attributes:
-        threshold: the predicted threshold.
+        threshold: the predicted threshold; inside its interval, extrapolated from how that closed (docs/intervals.md).
         lower: lower end of its interval.
         upper: upper end of its interval.
         epsilon: loss tolerance.
