@@ -6,9 +6,16 @@ from .names import lazy
 
 _EXPORTS = {
     "curvature_operator": "curvature.operator",
+    "Mask": "pruned",
+    "Measurement": "measured",
+    "load_mask": "pruned",
+    "measure_loss": "measured",
+    "measure_threshold": "measured",
     "predict_threshold": "predict",
     "Prediction": "predict",
+    "prune": "pruned",
     "PrunableSet": "network.prunable",
+    "save_pruned": "pruned",
     "squared_width": "spectral.width",
     "statistical_dimension": "spectral.projection",
 }

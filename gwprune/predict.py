@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,16 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from .curvature.compaction import CompactedOperator, compacted
 from .curvature.operator import OPERATORS, CurvatureOperator, curvature_operator
 from .curvature.watched import watched
-from .network.losses import BatchDeviation, batch_deviation, mean_loss
+from .network.losses import allowed_rise, check_epsilon
 from .network.matrices import Choice, Matrix
 from .network.modes import eval_mode, frozen
 from .network.prunable import PrunableSet
-from .network.samples import leaves
+from .network.samples import leaves, mini_batch_size
 from .pruning import Ranking, rank, removed_count
 from .spectral.predictors import PREDICTORS, Predictor
 from .spectral.probes import InterruptedSpectrum, known_spectrum, probe_until
@@ -30,8 +28,6 @@ from .spectral.spectrum import Estimate, Spectrum
 from .storage.checkpoints import RecordedOperator, arithmetic, digest
 
 __all__ = ["Layer", "Prediction", "operator_for", "predict_threshold", "problem_for", "reranked", "width_curve"]
-
-_DEVIATION_BATCH = 128
 
 
 def operator_for(
@@ -342,7 +338,7 @@ def predict_threshold(
         raise ValueError(f"steps and probes must be at least 1, got {steps} and {probes}")
     if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(f"tolerance must be between 0 and 1, got {tolerance}")
-    number = _number(epsilon)
+    check_epsilon(epsilon)
     chosen, basis = PREDICTORS[predictor], {"reorthogonalize": reorthogonalize, "storage": storage}
     with eval_mode(model):
         matrix = operator_for(
@@ -360,7 +356,9 @@ def predict_threshold(
             checks=checks,
             prunable=prunable,
         )
-        value, error = _tolerance(matrix, data, epsilon, number)
+        value, error = allowed_rise(
+            epsilon, matrix.model, matrix.batch_loss, matrix.data, mini_batch_size(data), matrix.batch_size
+        )
         plan = _plan(chosen, matrix, steps, probes, tolerance, reorthogonalize)
         recorded = None if checkpoint is None else _recorded(matrix, checkpoint, seed)
         with watched(matrix, recorded or matrix, progress, title=f"{predictor}, {operator}", **plan) as products:
@@ -442,46 +440,3 @@ def _recorded(operator: Any, path: str | os.PathLike, seed: int) -> RecordedOper
         "arithmetic": arithmetic(operator.device),
     }
     return RecordedOperator(operator, path, belongs_to)
-
-
-def _number(epsilon: str | float) -> float:
-    """The number that ``epsilon`` is or holds; of ``"batch_std"``, which holds none, 1."""
-    try:
-        percent = isinstance(epsilon, str) and epsilon.endswith("%")
-        text = epsilon[:-1] if percent else "nan" if isinstance(epsilon, str) else epsilon
-        number = 1.0 if isinstance(epsilon, str) and epsilon == "batch_std" else float(text) / (100 if percent else 1)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise ValueError(f"epsilon must be 'batch_std', a positive number or percent as '5%', got {epsilon!r}")
-    return number
-
-
-def _tolerance(
-    operator: CurvatureOperator | CompactedOperator, data: Any, epsilon: str | float, number: float
-) -> tuple[float, float]:
-    """Epsilon in units of the loss, and its standard error."""
-    if not isinstance(epsilon, str):
-        return number, 0.0
-    if epsilon != "batch_std":
-        dense = mean_loss(operator.model, operator.batch_loss, operator.batches())
-        if not dense > 0:
-            raise ValueError(f"epsilon={epsilon!r} needs a positive loss of the dense network, got {dense:.6g}")
-        return number * dense, 0.0
-    size = (data.batch_size if isinstance(data, DataLoader) else None) or _DEVIATION_BATCH
-    found = batch_deviation(operator.model, operator.batch_loss, operator.data.batches(size), size)
-    if found.batches < 2:
-        raise ValueError(
-            f"epsilon='batch_std' needs at least {2 * size} samples (two batches of {size}), got {operator.samples};"
-            " give a number, or percent of the loss as '5%'"
-        )
-    if not 0 < found.value < math.inf:
-        raise ValueError(f"epsilon='batch_std' is {found.value}, which is not a positive number; give a number")
-    if found.batches < BatchDeviation.FEW:
-        warnings.warn(
-            f"epsilon='batch_std' comes from {found.batches} batches of {size} samples alone: {found.value:.3g} with a"
-            f" standard error of {found.standard_error:.1g}; give more samples, a DataLoader with the training's batch"
-            " size, a number, or percent of the loss as '5%'",
-            stacklevel=3,
-        )
-    return found.value, found.standard_error

@@ -179,7 +179,7 @@ class CurvatureOperator(ProductOperator):
         self.batch_size = min(batch_size, self.samples)
         self.keeps_graphs = per_sample * self.samples <= memory_mb * 2**20
         self.graph_bytes = per_sample * (self.samples if self.keeps_graphs else self.batch_size)
-        self._shares = self._find_shares()
+        self._shares = loss.shares(self.data, self.batch_size)
 
     # -- passes over the data ----------------------------------------------------------------------------------
 
@@ -191,16 +191,6 @@ class CurvatureOperator(ProductOperator):
     def _graph(self, batch: Batch):
         parameters = self.prunable.parameters
         return _KINDS[self.operator].build(Tape(parameters), self.model, self.batch_loss, batch, parameters)
-
-    def _find_shares(self) -> list[tuple[tuple[int, slice], float]]:
-        """(place, weight in the mean) of every batch; those that count nothing are left out: their loss is 0 / 0."""
-        weights = [
-            (place, self.batch_loss.weight_of(self.data.stored(place))) for place in self.data.places(self.batch_size)
-        ]
-        total = sum(weight for _, weight in weights)
-        if not total > 0:
-            raise ValueError("weight= gives 0 for every batch, so that no sample counts")
-        return [(place, weight / total) for place, weight in weights if weight > 0]
 
     def batches(self) -> Iterator[tuple[Batch, float]]:
         """(batch on the device, its share in the mean loss), in stored order."""

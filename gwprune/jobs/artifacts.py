@@ -23,6 +23,7 @@ from ..pruning import GemSearch, Ranking, removed_count
 from ..storage.checkpoints import digest
 from ..storage.files import atomic_path, save_tensors
 from ..storage.owners import ArtifactError, refuse_foreign
+from ..storage.states import load_state
 
 if TYPE_CHECKING:
     from ..spectral.spectrum import ProbeSpectrum
@@ -35,7 +36,6 @@ __all__ = [
     "load_probe",
     "load_ranking",
     "load_sparse",
-    "load_state",
     "save_network",
     "save_probe",
     "save_ranking",
@@ -94,31 +94,6 @@ def save_network(
     """
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     _save(path, "network", owner, {"description": dict(description), "state": state, **more})
-
-
-def load_state(model: nn.Module, state: Mapping[str, Any], source: str | os.PathLike) -> None:
-    """Load ``state`` into ``model``.
-
-    Args:
-        model: the network.
-        state: tensors by the names of its ``state_dict``.
-        source: of the state, for messages.
-
-    Raises:
-        ArtifactError: naming ``source`` and the first tensors that are missing, too many, or of another shape.
-    """
-    own = model.state_dict()
-    faults = [f"{name} is missing" for name in own if name not in state]
-    faults += [f"{name} is not part of the network" for name in state if name not in own]
-    faults += [
-        f"{name} has shape {tuple(state[name].shape)}, the network {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise ArtifactError(f"{source} does not fit the network {type(model).__name__}: {'; '.join(faults[:3])}{more}")
-    model.load_state_dict(state)
 
 
 def load_network(path: str | os.PathLike, device: torch.device | str = "cpu", *, owner: Owner = None) -> nn.Module:

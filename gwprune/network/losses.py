@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 
 from .modes import differentiable, eval_mode, frozen
 from .prunable import PrunableSet
-from .samples import LABELS, Batch, call, count_samples, leaves
+from .samples import LABELS, Batch, Samples, call, count_samples, leaves
 
-__all__ = ["BatchDeviation", "BatchLoss", "batch_deviation", "mean_gradient", "mean_loss"]
+__all__ = [
+    "BatchDeviation", "BatchLoss", "allowed_rise", "batch_deviation", "check_epsilon", "mean_gradient", "mean_loss",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,18 @@ class BatchLoss:
             )
         return logits
 
+    def shares(self, samples: Samples, batch_size: int) -> list[tuple[tuple[int, slice], float]]:
+        """(place, share in the mean) of every batch; those that count nothing are left out: their loss is 0 / 0.
+
+        Raises:
+            ValueError: when none counts.
+        """
+        weights = [(place, self.weight_of(samples.stored(place))) for place in samples.places(batch_size)]
+        total = sum(weight for _, weight in weights)
+        if not total > 0:
+            raise ValueError("weight= gives 0 for every batch, so that no sample counts")
+        return [(place, weight / total) for place, weight in weights if weight > 0]
+
     def weight_of(self, batch: Batch) -> float:
         """Weight of a batch in the mean over batches.
 
@@ -181,10 +196,18 @@ def mean_gradient(
     return total
 
 
-def mean_loss(model: nn.Module, loss: BatchLoss, batches: Iterable[tuple[Batch, float]]) -> float:
-    """The mean loss over all samples, in eval mode; arguments as :func:`mean_gradient`."""
+def mean_loss(model: nn.Module, loss: BatchLoss, samples: Samples, batch_size: int) -> float:
+    """The mean loss over all samples, in eval mode; what a pass changes comes back.
+
+    Args:
+        model: the network.
+        loss: of a batch.
+        samples: all of them.
+        batch_size: samples per pass.
+    """
+    shares = loss.shares(samples, batch_size)
     with eval_mode(model), frozen(model):
-        return sum(share * float(loss(model, batch).detach()) for batch, share in batches)
+        return sum(share * float(loss(model, samples.batch(place)).detach()) for place, share in shares)
 
 
 @dataclass(frozen=True)
@@ -242,3 +265,66 @@ def batch_deviation(model: nn.Module, loss: BatchLoss, batches: Iterable[Batch],
             if whole and (loss.weight is None or loss.weight_of(batch)):
                 losses.append(loss(model, batch).detach().double())
     return BatchDeviation.of(torch.stack(losses) if losses else torch.empty(0))
+
+
+def check_epsilon(epsilon: str | float) -> float:
+    """Refuse an epsilon that :func:`allowed_rise` knows nothing of, before anything is computed.
+
+    Returns:
+        The number that it is or holds; of ``"batch_std"``, which holds none, 1.
+
+    Raises:
+        ValueError: naming it and what is allowed.
+    """
+    try:
+        percent = isinstance(epsilon, str) and epsilon.endswith("%")
+        text = epsilon[:-1] if percent else "nan" if isinstance(epsilon, str) else epsilon
+        number = 1.0 if isinstance(epsilon, str) and epsilon == "batch_std" else float(text) / (100 if percent else 1)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f"epsilon must be 'batch_std', a positive number or percent as '5%', got {epsilon!r}")
+    return number
+
+
+def allowed_rise(
+    epsilon: str | float, model: nn.Module, loss: BatchLoss, samples: Samples, mini_batch: int, batch_size: int
+) -> tuple[float, float]:
+    """Epsilon in units of the loss, and its standard error.
+
+    Args:
+        epsilon: a positive number; ``"5%"``, of the mean loss; or ``"batch_std"``, see :func:`batch_deviation`.
+        model: the network.
+        loss: of a batch.
+        samples: all of them.
+        mini_batch: samples of a mini-batch, whose losses deviate.
+        batch_size: samples per pass, for the mean loss.
+
+    Raises:
+        ValueError: for another epsilon, a mean loss that is not positive, or ``"batch_std"`` with fewer than two whole
+            batches or batches of equal loss.
+    """
+    number = check_epsilon(epsilon)
+    if not isinstance(epsilon, str):
+        return number, 0.0
+    if epsilon != "batch_std":
+        dense = mean_loss(model, loss, samples, batch_size)
+        if not dense > 0:
+            raise ValueError(f"epsilon={epsilon!r} needs a positive loss of the dense network, got {dense:.6g}")
+        return number * dense, 0.0
+    found = batch_deviation(model, loss, samples.batches(mini_batch), mini_batch)
+    if found.batches < 2:
+        raise ValueError(
+            f"epsilon='batch_std' needs at least {2 * mini_batch} samples (two batches of {mini_batch}), got"
+            f" {len(samples)}; give a number, or percent of the loss as '5%'"
+        )
+    if not 0 < found.value < math.inf:
+        raise ValueError(f"epsilon='batch_std' is {found.value}, which is not a positive number; give a number")
+    if found.batches < BatchDeviation.FEW:
+        warnings.warn(
+            f"epsilon='batch_std' comes from {found.batches} batches of {mini_batch} samples alone: {found.value:.3g}"
+            f" with a standard error of {found.standard_error:.1g}; give more samples, a DataLoader with the training's"
+            " batch size, a number, or percent of the loss as '5%'",
+            stacklevel=3,
+        )
+    return found.value, found.standard_error

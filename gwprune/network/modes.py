@@ -22,7 +22,7 @@ if hasattr(torch.backends.cudnn, "conv"):  # PyTorch 2.9 or later, where reading
     }
     _SWITCH, _ON, _OFF = "fp32_precision", "tf32", "ieee"
 
-__all__ = ["buffers_kept", "differentiable", "eval_mode", "frozen", "undisturbed"]
+__all__ = ["buffers_kept", "differentiable", "eval_mode", "frozen", "undisturbed", "weights_kept"]
 
 
 @contextmanager
@@ -150,3 +150,17 @@ def undisturbed(model: nn.Module, differentiate: PrunableSet | None = None, trai
     gradients = torch.no_grad() if differentiate is None else differentiable(model, differentiate)
     with eval_mode(model, training), buffers_kept(model), gradients:
         yield
+
+
+@contextmanager
+def weights_kept(prunable: PrunableSet) -> Iterator[Tensor]:
+    """The block may change the prunable weights: they come back afterwards, bit for bit, also after an error.
+
+    Yields:
+        A copy of the weights, (D,).
+    """
+    weights = prunable.flatten()
+    try:
+        yield weights
+    finally:
+        prunable.assign(weights)

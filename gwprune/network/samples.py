@@ -20,7 +20,7 @@ from ..streams import stream
 
 __all__ = [
     "LABELS", "Batch", "Samples", "as_tensors", "batches_of", "call", "count_samples", "divisible", "leaves",
-    "map_tensors", "read_samples", "take",
+    "map_tensors", "mini_batch_size", "read_samples", "take",
 ]  # fmt: skip
 
 Batch = Any
@@ -29,6 +29,8 @@ Part = slice | Tensor  # which samples
 LABELS = "labels"  # the target's key in a batch that is a dict
 
 _READ_AT_ONCE = 1024
+# Samples of a mini-batch where the data have none of their own.
+_MINI_BATCH = 128
 _FORMS = "(input, target), a dict of tensors, a Dataset, or a DataLoader or another iterable of such batches"
 
 
@@ -97,6 +99,11 @@ def call(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, dict):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
+def mini_batch_size(data: Any) -> int:
+    """Samples of a mini-batch of ``data``: those of a DataLoader, else 128."""
+    return (data.batch_size if isinstance(data, DataLoader) else None) or _MINI_BATCH
 
 
 def batches_of(data: Batch, size: int) -> Iterator[Batch]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..datasets import DeviceSplit
-from ..network.modes import eval_mode
+from ..network.modes import eval_mode, weights_kept
 from ..network.prunable import PrunableSet
 
 __all__ = ["Evaluation", "evaluate", "l1_norm", "pruned"]
@@ -59,11 +59,8 @@ def pruned(prunable: PrunableSet, kept: Tensor) -> Iterator[None]:
     Raises:
         ValueError: when the mask is of a network of another size.
     """
-    dense = prunable.flatten()
-    if kept.shape != dense.shape:
+    if kept.shape != (prunable.dimension,):
         raise ValueError(f"a mask of {kept.numel()} weights does not fit {prunable}")
-    try:
+    with weights_kept(prunable) as dense:
         prunable.assign(torch.where(kept.to(dense.device), dense, 0.0))
         yield
-    finally:
-        prunable.assign(dense)

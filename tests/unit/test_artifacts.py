@@ -14,7 +14,6 @@ from gwprune.jobs.artifacts import (
     load_network,
     load_probe,
     load_ranking,
-    load_state,
     save_network,
     save_probe,
     save_ranking,
@@ -23,6 +22,7 @@ from gwprune.network.prunable import PrunableSet
 from gwprune.pruning import Ranking
 from gwprune.spectral.lanczos import Jacobi
 from gwprune.spectral.spectrum import ProbeSpectrum
+from gwprune.storage.states import load_state
 
 ABOUT = {"name": "fc", "options": {"hidden": [5], "batch_norm": True}, "input_shape": [1, 4, 4], "classes": 3}
 

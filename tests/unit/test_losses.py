@@ -8,10 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gwprune import predict
 from gwprune.config.sections import Training
 from gwprune.network.losses import BatchDeviation, BatchLoss, batch_deviation
-from gwprune.network.samples import batches_of
+from gwprune.network.samples import batches_of, mini_batch_size
 
 from .helpers_networks import labels, normal
 
@@ -59,7 +58,7 @@ def test_its_standard_error_is_how_much_it_varies(heavy: bool, batches: int):
 
 
 def test_the_default_batch_size_is_that_of_the_workflow():
-    assert Training().batch_size == predict._DEVIATION_BATCH
+    assert Training().batch_size == mini_batch_size(())
 
 
 def test_batches_that_count_nothing_are_left_out():
