@@ -9,6 +9,7 @@ _EXPORTS = {
     "Mask": "pruned",
     "Measurement": "measured",
     "load_mask": "pruned",
+    "load_prediction": "predict",
     "measure_loss": "measured",
     "measure_threshold": "measured",
     "predict_threshold": "predict",

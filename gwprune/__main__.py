@@ -1,12 +1,21 @@
-"""Command line: `gwprune thresholds`, `compare`, `costs`, `report`, `config-docs`; each has `--help`."""
+"""Command line: `gwprune predict`, `thresholds`, `compare`, `costs`, `report`, `config-docs`; each has `--help`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from . import __version__
+from .spectral.predictors import PREDICTORS
+
+_EXAMPLE = """\
+example:
+  gwprune predict mypkg.nets:build --weights model.pt --data mypkg.data:train --prune 0.9 --out pruned.pt
+
+exit status: 0; 1 after one line about what is wrong with the input; 2 for a wrong command line; 130 when interrupted
+"""
 
 
 def _results(args: argparse.Namespace) -> Path:
@@ -32,6 +41,13 @@ def _print(args: argparse.Namespace) -> int:
     return 0
 
 
+def _predict(args: argparse.Namespace) -> int:
+    from .command import predict_and_prune  # noqa: PLC0415 - it takes torch
+
+    predict_and_prune(**{name: value for name, value in vars(args).items() if name != "run"})
+    return 0
+
+
 def _report(args: argparse.Namespace) -> int:
     from .jobs.report import build_report  # noqa: PLC0415
 
@@ -48,6 +64,51 @@ def _config_docs(args: argparse.Namespace) -> int:
     return 1 if args.check and stale else 0
 
 
+def _epsilon(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _sparsity(text: str) -> str | float:
+    if text == "predicted":
+        return text
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError
+    return value
+
+
+def _add_predict(command: argparse.ArgumentParser) -> None:
+    def add(name: str, text: str, **options: Any) -> None:
+        command.add_argument(name, help=text, **options)
+
+    add("network", "module:function that builds it; the current directory is searched last")
+    add("--weights", "file of its state_dict, as torch.save writes it; nothing but tensors is unpickled")
+    add("--data", "module:function that gives (input, target), dicts, a Dataset or a DataLoader", required=True)
+    add(
+        "--loss",
+        "name in torch.nn.functional, module:function of (output, target), or own: that in the network's output",
+        default="cross_entropy",
+    )
+    add("--samples", "number of samples to draw", type=int)
+    add("--epsilon", "allowed rise of the loss: a number, 5%%, or batch_std", type=_epsilon, default="batch_std")
+    add("--predictor", "what predicts the threshold", default="width", choices=list(PREDICTORS))
+    add("--operator", "curvature of the loss", default="hessian", choices=("hessian", "ggn"))
+    add("--steps", "products with the curvature", type=int, default=128)
+    add("--tolerance", "width of the interval at which to stop", type=float)
+    add("--prunable", "name or pattern of parameters, may be repeated", action="append", metavar="PATTERN")
+    add("--checkpoint", "keep the products there, and go on from it after a kill", metavar="FILE")
+    add("--device", "where to compute, such as cuda")
+    add("--seed", "of all random numbers", type=int, default=0)
+    add("--measure", "measure the threshold by pruning, too", action="store_true")
+    add("--save", "write the prediction, for gwprune.load_prediction", metavar="FILE")
+    add("--plot", "draw the width curve", metavar="FILE")
+    add("--prune", "sparsity to prune to, or 'predicted'", dest="sparsity", type=_sparsity, metavar="SPARSITY")
+    add("--out", "of the pruned network; mask and sparsities are written beside it", metavar="FILE")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
@@ -55,35 +116,55 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: words of the command line, those of the process by default.
 
     Returns:
-        The exit status: 0, or 1 after one line on the error stream.
+        The exit status: 0, 1 after one line on the error stream, or 130 when interrupted. A wrong command line
+        ends the process with 2.
     """
     parser = argparse.ArgumentParser("gwprune", description=__doc__)
     parser.add_argument("--version", action="version", version=f"gwprune {__version__}")
     commands = parser.add_subparsers(required=True)
+    predict = commands.add_parser(
+        "predict",
+        help="predict how far a network of your own can be pruned, and prune it",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_predict(predict)
+    predict.set_defaults(run=_predict)
     for name, view, text in (
         ("thresholds", "print_thresholds", "print predicted beside measured thresholds"),
         ("compare", "print_comparison", "print the methods side by side: accuracy, speed-up, epochs, thresholds"),
         ("costs", "print_costs", "print what the jobs of each rule cost, and the memory and run time to ask for"),
     ):
-        command = commands.add_parser(name, help=text)
+        command = commands.add_parser(name, help=text, epilog=f"example: gwprune {name} results")
         where = command.add_mutually_exclusive_group(required=True)
         where.add_argument("results", nargs="?", help="directory of results")
         where.add_argument("--config", help="configuration that names it")
         command.set_defaults(run=_print, view=view)
         if name == "thresholds":
             command.add_argument("--all", action="store_true", help="every predictor and operator")
-    command = commands.add_parser("report", help="write report.html, one page that needs nothing else")
+    command = commands.add_parser(
+        "report", help="write report.html, one page that needs nothing else", epilog="example: gwprune report results"
+    )
     where = command.add_mutually_exclusive_group()
     where.add_argument("results", nargs="?", help="directory of results")
     where.add_argument("--config", default="config/config.yaml", help="configuration that names it (%(default)s)")
     command.set_defaults(run=_report)
-    command = commands.add_parser("config-docs", help="generate the configuration's schema and reference")
+    command = commands.add_parser(
+        "config-docs",
+        help="generate the configuration's schema and reference",
+        epilog="example: gwprune config-docs --check",
+    )
     command.add_argument("--check", action="store_true", help="write nothing; status 1 when something would change")
     command.add_argument("--root", default=".", help="the checkout")
     command.set_defaults(run=_config_docs)
     args = parser.parse_args(arguments)
+    if args.run is _predict and (args.sparsity is None) != (args.out is None):
+        predict.error("--prune and --out go together")
     try:
         return args.run(args)
+    except KeyboardInterrupt:
+        print("gwprune: interrupted", file=sys.stderr)
+        return 130
     except Exception as error:  # the boundary of the process  # noqa: BLE001
         print(f"gwprune: {type(error).__name__}: {error}", file=sys.stderr)
         return 1

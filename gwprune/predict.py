@@ -20,6 +20,7 @@ from .network.matrices import Choice, Matrix
 from .network.modes import eval_mode, frozen
 from .network.prunable import PrunableSet
 from .network.samples import leaves, mini_batch_size
+from .predicted import Predicted
 from .pruning import Ranking, rank, removed_count
 from .spectral.predictors import PREDICTORS, Predictor
 from .spectral.probes import InterruptedSpectrum, known_spectrum, probe_until
@@ -27,7 +28,9 @@ from .spectral.problem import Problem
 from .spectral.spectrum import Estimate, Spectrum
 from .storage.checkpoints import RecordedOperator, arithmetic, digest
 
-__all__ = ["Layer", "Prediction", "operator_for", "predict_threshold", "problem_for", "reranked", "width_curve"]
+__all__ = [
+    "Layer", "Prediction", "load_prediction", "operator_for", "predict_threshold", "problem_for", "reranked", "width_curve",
+]  # fmt: skip
 
 
 def operator_for(
@@ -159,7 +162,7 @@ def _layers(prunable: PrunableSet, problem: Problem, threshold: float) -> tuple[
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(Predicted):
     """Result of :func:`predict_threshold`. Thresholds are sparsities, epsilon is in units of the loss.
 
     Attributes:
@@ -227,6 +230,9 @@ class Prediction:
         if self._spectrum is None:
             raise ValueError(f"predictor {self.predictor!r} computes no width; use 'width'")
         return self._spectrum
+
+
+load_prediction = Prediction.load
 
 
 def predict_threshold(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from itertools import cycle
 
 import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ..tables.schemas import prediction_order
 from ..tables.thresholds import LIMITS, interval_text, main_method
 from . import style
+
+_CROSSING = {"fmt": "o", "color": style.COLOURS[1], "elinewidth": 0.9, "capsize": 3, "markersize": 4, "zorder": 4}
 
 
 def _with_bars(rows: style.Rows, name: str, high: float) -> tuple[np.ndarray, np.ndarray]:
@@ -63,27 +67,80 @@ def width_curve(width_curves: pa.Table, predictions: pa.Table, run: str, *paths:
                 s, width, lower, upper = (
                     seed[name][order] for name in ("sparsity", "width", "width_lower", "width_upper")
                 )
-                axes.fill_between(s, lower, upper, color=style.COLOURS[0], alpha=0.18, linewidth=0)
-                axes.plot(s, width, color=style.COLOURS[0], linewidth=1)
+                _draw_width(axes, s, width, lower, upper)
             axes.plot([low, high], [low, high], **style.DIAGONAL)
             crossing = style.where(predicted, operator=operator)
             value, bars = _with_bars(crossing, "threshold", high)
-            look = {"fmt": "o", "color": style.COLOURS[1], "elinewidth": 0.9, "capsize": 3, "markersize": 4}
-            axes.errorbar(value, value, xerr=bars, **look, zorder=4)
+            axes.errorbar(value, value, xerr=bars, **_CROSSING)
             interval = mean_interval(crossing)
             axes.set_title(f"{operator}: predicted {interval_text(*interval)}" if interval else operator)
             style.sparsity_axis(axes, low, high)
             style.sparsity_axis(axes, bottom, high, "y", "width ω" if axes is panels[0] else "")
         if not len(curves["run"]):
             return
-        orange = {"color": style.COLOURS[1], "marker": "o", "markersize": 4}
-        handles = [
-            Line2D([], [], color=style.COLOURS[0], label="width ω(s), one line per seed"),
-            Patch(color=style.COLOURS[0], alpha=0.18, label="interval of ω(s)"),
-            Line2D([], [], **style.DIAGONAL, label="ω = s"),
-            Line2D([], [], **orange, label="predicted threshold of each seed (title: mean, all intervals)"),
-        ]
-        style.legend(figure, handles[:2], handles[2:])
+        _width_legend(
+            figure, "width ω(s), one line per seed", "predicted threshold of each seed (title: mean, all intervals)"
+        )
+
+
+def prediction(
+    curve: Mapping[str, np.ndarray] | None,
+    threshold: tuple[float, float, float],
+    layers: Mapping[str, float],
+    title: str,
+    *paths: str | os.PathLike,
+) -> Figure:
+    """One width curve with its interval, the diagonal and the predicted threshold on it; and the layers there.
+
+    Args:
+        curve: arrays of one length by the names of columns of table `width_curves`; None: it has no panel.
+        threshold: value, lower and upper end.
+        layers: name of each layer -> its sparsity at the threshold.
+        title: of the figure.
+        *paths: of the image; the suffix of each names its format.
+    """
+    height = max(4.4, 1.2 + 0.16 * len(layers))
+    columns = 1 + (curve is not None)
+    with style.drawing(paths, f"{title}\n{interval_text(*threshold)}", 4.8 * columns, height) as figure:
+        panels = figure.subplots(1, columns, squeeze=False)[0]
+        if curve is not None:
+            _width_panel(panels[0], curve, threshold)
+            _width_legend(figure, "width ω(s)", "predicted threshold, interval")
+        axes = panels[-1]
+        axes.barh(list(layers), list(layers.values()), color=style.COLOURS[0], height=0.7)
+        axes.axvline(threshold[0], color=style.COLOURS[1])
+        axes.set(xlim=(0, 1), xlabel="sparsity of each layer at the threshold (line)")
+        axes.invert_yaxis()
+    return figure
+
+
+def _width_panel(axes: Axes, curve: Mapping[str, np.ndarray], threshold: tuple[float, float, float]) -> None:
+    s, width, lower, upper = (curve[name] for name in ("sparsity", "width", "width_lower", "width_upper"))
+    low, high = style.sparsity_limits([*s, threshold[0]])
+    bottom, _ = style.sparsity_limits([low, *width])
+    _draw_width(axes, s, width, lower, upper)
+    axes.plot([low, high], [low, high], **style.DIAGONAL)
+    rows = {f"threshold{end}": np.array([v]) for end, v in zip(("", "_lower", "_upper"), threshold, strict=True)}
+    value, bars = _with_bars(rows, "threshold", high)
+    axes.errorbar(value, value, xerr=bars, **_CROSSING)
+    style.sparsity_axis(axes, low, high)
+    style.sparsity_axis(axes, bottom, high, "y", "width ω")
+
+
+def _draw_width(axes: Axes, s: np.ndarray, width: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
+    axes.fill_between(s, lower, upper, color=style.COLOURS[0], alpha=0.18, linewidth=0)
+    axes.plot(s, width, color=style.COLOURS[0], linewidth=1)
+
+
+def _width_legend(figure: Figure, curve: str, crossing: str) -> None:
+    orange = {"color": style.COLOURS[1], "marker": "o", "markersize": 4}
+    handles = [
+        Line2D([], [], color=style.COLOURS[0], label=curve),
+        Patch(color=style.COLOURS[0], alpha=0.18, label="interval of ω(s)"),
+        Line2D([], [], **style.DIAGONAL, label="ω = s"),
+        Line2D([], [], **orange, label=crossing),
+    ]
+    style.legend(figure, handles[:2], handles[2:])
 
 
 def _bars(axes: Axes, rows: style.Rows, colour: str, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
