@@ -98,6 +98,7 @@ def _add_predict(command: argparse.ArgumentParser) -> None:
     add("--operator", "curvature of the loss", default="hessian", choices=("hessian", "ggn"))
     add("--steps", "products with the curvature", type=int, default=128)
     add("--tolerance", "width of the interval at which to stop", type=float)
+    add("--method", "one-shot pruning method that ranks by the weights", default="magnitude")
     add("--prunable", "name or pattern of parameters, may be repeated", action="append", metavar="PATTERN")
     add("--checkpoint", "keep the products there, and go on from it after a kill", metavar="FILE")
     add("--device", "where to compute, such as cuda")

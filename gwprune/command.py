@@ -44,6 +44,7 @@ def predict_and_prune(
     epsilon: str | float = "batch_std",
     prunable: list[str] | None = None,
     samples: int | None = None,
+    method: str = "magnitude",
     seed: int = 0,
     **options: Any,
 ) -> None:
@@ -63,6 +64,7 @@ def predict_and_prune(
         epsilon: see :func:`gwprune.predict_threshold`.
         prunable: see there.
         samples: see there.
+        method: see there.
         seed: see there.
         **options: ``predictor``, ``operator``, ``steps``, ``tolerance`` and ``checkpoint``, see there.
 
@@ -77,21 +79,22 @@ def predict_and_prune(
     loss_fn = function_of("loss", loss) if ":" in loss else getattr(functional, choice("loss", loss, _LOSSES), None)
     model = _network(network, weights)
     read = _called("data", data)
-    given = {"samples": samples, "device": device, "seed": seed}
+    given: dict[str, Any] = {"samples": samples, "device": device, "seed": seed}
+    ranked: dict[str, Any] = {"prunable": prunable, "method": method}
     with warnings.catch_warnings():
         warnings.showwarning = _tell
-        p = predict_threshold(model, loss_fn, read, epsilon=epsilon, prunable=prunable, **given, **options)
+        p = predict_threshold(model, loss_fn, read, epsilon=epsilon, **ranked, **given, **options)
         print(p)
         if save is not None:
             p.save(save)
         if plot is not None:
             p.plot(plot)
         if measure:
-            print(f"\n{measure_threshold(model, loss_fn, read, p.epsilon, prunable=prunable, **given)}")
+            print(f"\n{measure_threshold(model, loss_fn, read, p.epsilon, **ranked, **given)}")
         if sparsity is not None and out is not None:
             before = measure_loss(model, loss_fn, read, **given)
             chosen = p.threshold if sparsity == "predicted" else float(sparsity)
-            mask = prune(model, chosen, prunable=[layer.name for layer in p.layers])
+            mask = prune(model, chosen, method, seed=seed, prunable=[layer.name for layer in p.layers])
             report = save_pruned(model, mask, out, inputs=_one_input(model, loss_fn, read))
             mask.save(Path(out).with_suffix(".mask.pt"))
             after = measure_loss(model, loss_fn, read, **given)

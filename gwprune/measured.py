@@ -141,7 +141,12 @@ def _read(
     if device is not None:
         model.to(device)
     first = next(model.parameters(), torch.empty(0))
-    form = {"dtype": first.dtype, "samples": samples, "seed": seed, "any_form": loss.forward is not None}
+    form: dict[str, Any] = {
+        "dtype": first.dtype,
+        "samples": samples,
+        "seed": seed,
+        "any_form": loss.forward is not None,
+    }
     return batch_size or mini_batch_size(data), read_samples(data, first.device, **form)
 
 
@@ -241,7 +246,13 @@ def measure_threshold(
     if not 1e-6 <= resolution < 1:
         raise ValueError(f"resolution must be at least 0.000001 and below 1, got {resolution}")
     batch_loss = BatchLoss(loss_fn, forward, weight)
-    given = {"method": method, "batch_size": batch_size, "device": device, "prunable": prunable, "seed": seed}
+    given: dict[str, Any] = {
+        "method": method,
+        "batch_size": batch_size,
+        "device": device,
+        "prunable": prunable,
+        "seed": seed,
+    }
     loss = PrunedLoss(model, batch_loss, data, samples=samples, **given)
     # A second interrupt, while the first one's weights are written back, finds them here.
     with weights_kept(loss.prunable):

@@ -29,7 +29,8 @@ from .spectral.spectrum import Estimate, Spectrum
 from .storage.checkpoints import RecordedOperator, arithmetic, digest
 
 __all__ = [
-    "Layer", "Prediction", "load_prediction", "operator_for", "predict_threshold", "problem_for", "reranked", "width_curve",
+    "Layer", "Prediction", "load_prediction", "operator_for", "predict_threshold", "problem_for", "reranked",
+    "width_curve",
 ]  # fmt: skip
 
 
@@ -178,6 +179,7 @@ class Prediction(Predicted):
         standard_error: of the threshold over random probes.
         predictor: name of the predictor.
         operator: name of the operator.
+        method: name of the pruning method.
         tolerance_met: whether the interval became as narrow as asked before the steps were spent; None when no
             tolerance was asked.
         checks: names of the checks that network, loss and data passed.
@@ -200,6 +202,7 @@ class Prediction(Predicted):
     standard_error: float
     predictor: str
     operator: str
+    method: str
     tolerance_met: bool | None
     checks: tuple[str, ...]
     roundings: float
@@ -393,7 +396,7 @@ def predict_threshold(
         float(result.value), float(result.lower), float(result.upper), value, error, matrix.samples, problem.dimension,
         steps=result.products if spectrum is None else spectrum.steps,
         probes=0 if spectrum is None else spectrum.random_probes, standard_error=float(result.standard_error),
-        predictor=predictor, operator=operator,
+        predictor=predictor, operator=operator, method=method,
         tolerance_met=None if tolerance is None else bool(result.upper - result.lower <= tolerance),
         checks=matrix.checks, roundings=matrix.roundings, layers=_layers(matrix.prunable, problem, result.value),
         left_out=matrix.prunable.left_out, interrupted=interrupted, _norms=problem.norms, _spectrum=spectrum,

@@ -141,6 +141,11 @@ class Sensitivity:
 class Predicted:
     """What :class:`gwprune.Prediction`, a dataclass with a spectrum and pruned norms, can do with its fields."""
 
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """The fields, which the dataclass declares."""
+
     def __str__(self) -> str:
         chance = f", standard error {self.standard_error:.2g}" if self.standard_error else ""
         deviates = f", standard error {self.epsilon_standard_error:.2g}" if self.epsilon_standard_error else ""
@@ -149,7 +154,7 @@ class Predicted:
             ("weights", f"{self.dimension:,} prunable"),
             ("samples", f"{self.samples:,}"),
             ("epsilon", f"{self.epsilon:.4g}{deviates}"),
-            ("predictor", f"{self.predictor}, {self.operator}"),
+            ("predictor", f"{self.predictor}, {self.operator}; {self.method} pruning"),
             ("products", f"{self.probes} x {self.steps}{chance}" if self.probes else str(self.steps)),
         ]
         if self.interrupted:
@@ -163,7 +168,7 @@ class Predicted:
         """All public attributes, as JSON can hold them."""
         return {
             item.name: _plain(getattr(self, item.name))
-            for item in dataclasses.fields(self)
+            for item in dataclasses.fields(type(self))  # type: ignore[arg-type]
             if not item.name.startswith("_")
         }
 
@@ -267,11 +272,12 @@ class Predicted:
         Raises:
             ValueError: for another network than that of the prediction.
         """
-        given = {"samples": samples, "batch_size": batch_size, "device": device, "seed": seed}
+        given: dict[str, Any] = {"samples": samples, "batch_size": batch_size, "device": device, "seed": seed}
         loss = self._pruned_loss(model, BatchLoss(loss_fn, forward, weight), data, **given)
         sparsities = (self.lower, self.threshold, self.upper)
         dense = loss.dense()
-        return Check(self.epsilon, dense, sparsities, tuple(loss(sparsity) - dense for sparsity in sparsities))
+        lower, middle, upper = (loss(sparsity) - dense for sparsity in sparsities)
+        return Check(self.epsilon, dense, sparsities, (lower, middle, upper))
 
     def sensitivity(
         self,
@@ -305,7 +311,7 @@ class Predicted:
             ValueError: for another network than that of the prediction, fewer than 2 probes, and what
                 :func:`gwprune.curvature_operator` refuses.
         """
-        given = {"samples": samples, "batch_size": batch_size, "device": device, "seed": seed}
+        given: dict[str, Any] = {"samples": samples, "batch_size": batch_size, "device": device, "seed": seed}
         loss = self._pruned_loss(model, BatchLoss(loss_fn, forward, weight), data, **given)
         given |= {"forward": forward, "weight": weight, "operator": self.operator, "prunable": loss.prunable}
         with eval_mode(model):
@@ -328,7 +334,7 @@ class Predicted:
             names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
             if not names.issuperset(own):
                 raise other
-        found = PrunedLoss(model, loss, data, prunable=own, **given)
+        found = PrunedLoss(model, loss, data, method=self.method, prunable=own, **given)
         if found.prunable.dimension != self.dimension:
             raise other
         removed, norm = found.removed(self.threshold).double().norm(), float(self.pruned_norm(self.threshold))
@@ -355,7 +361,7 @@ def _restored(kind: Any, value: Any) -> Any:
         parts = typing.get_args(kind)
         each = [parts[0]] * len(value) if parts[-1] is ... else parts
         return tuple(_restored(part, item) for part, item in zip(each, value, strict=True))
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints = typing.get_type_hints(kind)
         return kind(**{name: _restored(hints[name], item) for name, item in value.items()})
     return value

@@ -277,9 +277,12 @@ def check_epsilon(epsilon: str | float) -> float:
         ValueError: naming it and what is allowed.
     """
     try:
-        percent = isinstance(epsilon, str) and epsilon.endswith("%")
-        text = epsilon[:-1] if percent else "nan" if isinstance(epsilon, str) else epsilon
-        number = 1.0 if isinstance(epsilon, str) and epsilon == "batch_std" else float(text) / (100 if percent else 1)
+        if not isinstance(epsilon, str):
+            number = float(epsilon)
+        elif epsilon == "batch_std":
+            number = 1.0
+        else:
+            number = float(epsilon[:-1]) / 100 if epsilon.endswith("%") else math.nan
     except (TypeError, ValueError):
         number = math.nan
     if not 0 < number < math.inf:

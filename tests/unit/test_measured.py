@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import doctest
 import math
 
 import numpy as np
@@ -13,8 +12,6 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-import gwprune
-from gwprune import measured
 from gwprune.measured import PrunedLoss, measure_loss, measure_threshold
 from gwprune.network.modes import eval_mode, frozen
 
@@ -200,8 +197,3 @@ def test_what_cannot_be_measured_is_refused(changed, error, message):
     given = {"model": net.model, "loss_fn": F.cross_entropy, "data": net.data, "epsilon": EPSILON}
     with pytest.raises(error, match=message):
         measure_threshold(**(given | changed))
-
-
-def test_the_examples_run():
-    assert gwprune.measure_threshold is measure_threshold
-    assert doctest.testmod(measured).failed == 0

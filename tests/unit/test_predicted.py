@@ -159,6 +159,16 @@ def test_a_check_prunes_what_was_prunable():
     assert found.rises[1] == pytest.approx(F.cross_entropy(twin(net.inputs), net.targets).item() - found.dense_loss)
 
 
+def test_a_check_prunes_by_the_method_of_the_prediction():
+    net = digits()
+    p = predict_threshold(net.model, F.cross_entropy, net.data, epsilon=EPSILON, predictor="quadratic", method="random")
+    twin = copy.deepcopy(net.model)
+    gwprune.prune(twin, p.threshold, "random")
+    found = p.check(net.model, F.cross_entropy, net.data)
+    assert found.rises[1] == pytest.approx(F.cross_entropy(twin(net.inputs), net.targets).item() - found.dense_loss)
+    assert "random pruning" in str(p)
+
+
 def test_sensitivities_are_those_of_the_dense_hessian_and_their_parts_add_up():
     net, p = digits(), prediction("quadratic")
     found = p.sensitivity(net.model, F.cross_entropy, net.data, probes=16)

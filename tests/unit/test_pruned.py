@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import doctest
 import itertools
 import json
 import math
@@ -14,10 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import gwprune
-from gwprune import pruned
 from gwprune.measured import measure_loss, measure_threshold
-from gwprune.pruned import Mask, load_mask, prune, save_pruned
+from gwprune.pruned import load_mask, prune, save_pruned
 from gwprune.storage.states import read_state
 
 from .helpers_networks import Net, labels, normal
@@ -273,9 +270,3 @@ def test_files_that_are_something_else_are_refused(tmp_path):
         load_mask(tmp_path / "state.pt")
     with pytest.raises(FileNotFoundError):
         load_mask(tmp_path / "none.pt")
-
-
-def test_the_examples_run():
-    assert gwprune.prune is prune
-    assert gwprune.Mask is Mask
-    assert doctest.testmod(pruned).failed == 0
