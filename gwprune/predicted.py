@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Check", "LayerSensitivity", "Predicted", "Sensitivity"]
 
 _FORMAT = 1
-_PROBE = ("dimension", "active", "semidefinite", "precision")
+_PROBE = ("dimension", "active", "semidefinite", "precision", "roundings")
 # Between these multiples of epsilon, a measured rise is what the local model says.
 _HOLDS = (0.5, 2.0)
 
@@ -176,7 +176,8 @@ class Predicted:
         """Write everything, for :func:`gwprune.load_prediction`: one npz file of 8 bytes a prunable weight.
 
         Its entry ``header`` is JSON, with :meth:`to_dict` as ``prediction``; ``norms`` are the pruned norms, and
-        ``alpha_0``, ``beta_0``, ... the coefficients of the probes.
+        ``alpha_0``, ``beta_0``, ... the coefficients of the probes, ``eigenvalues_0`` those of a spectrum that is
+        known.
 
         Args:
             path: of the file.
@@ -190,6 +191,9 @@ class Predicted:
         }
         arrays = {f"alpha_{number}": probe.jacobi.alpha for number, probe in enumerate(probes)}
         arrays |= {f"beta_{number}": probe.jacobi.beta for number, probe in enumerate(probes)}
+        for number, probe in enumerate(probes):
+            if probe.eigenvalues is not None:
+                arrays[f"eigenvalues_{number}"] = probe.eigenvalues
         with atomic_path(path) as temporary, open(temporary, "wb") as stream:
             np.savez(stream, header=json.dumps(header), norms=self._norms, **arrays)
 
@@ -211,7 +215,11 @@ class Predicted:
             if (header["gwprune"], header["format"]) != ("prediction", _FORMAT):
                 raise ValueError(f"format {header['format']}")
             probes = tuple(
-                ProbeSpectrum(Jacobi(values[f"alpha_{number}"], values[f"beta_{number}"]), **probe)
+                ProbeSpectrum(
+                    Jacobi(values[f"alpha_{number}"], values[f"beta_{number}"]),
+                    eigenvalues=values.get(f"eigenvalues_{number}"),
+                    **probe,
+                )
                 for number, probe in enumerate(header["probes"])
             )
             spectrum = Spectrum(probes) if probes else None
