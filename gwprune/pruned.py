@@ -17,8 +17,8 @@ from torch.nn import functional
 from .network.matrices import Choice, named_parameters
 from .network.prunable import PrunableSet
 from .pruning import mask, rank
-from .storage.files import save_tensors, write_json
-from .storage.states import read_state
+from .storage.files import write_json
+from .storage.states import read_state, write_state
 from .training.multiply_adds import multiply_adds, uses_for
 
 __all__ = ["Mask", "PrunedFile", "check_path", "load_mask", "prune", "save_pruned"]
@@ -109,17 +109,18 @@ class Mask:
         }
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the masks, for :func:`load_mask`, and :meth:`to_dict` as JSON beside them: ``mask.pt``, ``mask.json``.
+        """Write the masks, for :func:`load_mask`, and :meth:`to_dict` as JSON beside them.
 
         Args:
-            path: of the masks; not ending in ``.json``.
+            path: of the masks: ``mask.safetensors``, or any other suffix for a file of torch.save; the JSON is then
+                ``mask.json``.
 
         Raises:
-            ValueError: for a path that ends in ``.json`` or ``.safetensors``.
+            ValueError: for a path that ends in ``.json``.
         """
         path = check_path(path)
         head = {"gwprune": "mask", "format": _FORMAT, "method": self.method, "pattern": self.pattern}
-        save_tensors(path, {**head, "unfit": list(self.unfit), "kept": dict(self.kept)})
+        write_state(path, self.kept, {**head, "unfit": list(self.unfit)})
         write_json(path.with_suffix(".json"), self.to_dict())
 
 
@@ -127,11 +128,11 @@ def check_path(path: str | os.PathLike) -> Path:
     """Refuse the name of a file whose suffix promises another format.
 
     Raises:
-        ValueError: naming it, for ``.json`` and ``.safetensors``.
+        ValueError: naming it, for ``.json``.
     """
     path = Path(path)
-    if path.suffix in (".json", ".safetensors"):
-        raise ValueError(f"{path}: files are written by torch.save; use another suffix than {path.suffix}, such as .pt")
+    if path.suffix == ".json":
+        raise ValueError(f"{path}: tensors are written as .safetensors, or by torch.save with a suffix such as .pt")
     return path
 
 
@@ -147,7 +148,7 @@ def load_mask(path: str | os.PathLike) -> Mask:
     values = read_state(path)
     if values.get("gwprune") != "mask" or values.get("format") != _FORMAT:
         raise ValueError(f"{path} is no file of masks by this version of gwprune")
-    return Mask(values["kept"], values["method"], values["pattern"], tuple(values["unfit"]))
+    return Mask(values["tensors"], values["method"], values["pattern"], tuple(values["unfit"]))
 
 
 def prune(
@@ -305,7 +306,8 @@ class PrunedFile:
 def save_pruned(model: nn.Module, mask: Mask, path: str | os.PathLike, *, inputs: Any = None) -> PrunedFile:
     """Write the ``state_dict`` of a pruned network, and say what pruning gains.
 
-    Any program reads it: ``model.load_state_dict(torch.load(path))``. No gwprune is needed.
+    Any program reads it: ``model.load_state_dict(torch.load(path))``, or safetensors' ``load_model(model, path)`` where
+    the suffix is ``.safetensors``. No gwprune is needed.
 
     Args:
         model: the network, pruned.
@@ -315,7 +317,7 @@ def save_pruned(model: nn.Module, mask: Mask, path: str | os.PathLike, *, inputs
 
     Raises:
         ValueError: when removed weights are not 0, the mask is another network's, or for a path that ends in
-            ``.json`` or ``.safetensors``.
+            ``.json``.
     """
     path = check_path(path)
     if not mask.holds(model):
@@ -328,7 +330,7 @@ def save_pruned(model: nn.Module, mask: Mask, path: str | os.PathLike, *, inputs
         uncounted = tuple(name for name, use in zip(prunable.names, uses, strict=True) if not use)
         dense = multiply_adds(uses, prunable.sizes)
         sparse = multiply_adds(uses, [int(parameter.count_nonzero()) for parameter in prunable.parameters])
-    save_tensors(path, {name: value.detach().cpu() for name, value in model.state_dict().items()})
+    write_state(path, model.state_dict())
     zeros = mask.dimension - sum(int(parameter.count_nonzero()) for parameter, _ in mask._pairs(model))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     size, compressed = path.stat().st_size, _compressed_bytes(path)

@@ -1,7 +1,8 @@
-"""State dictionaries: read without running what a file may hold, and loaded into a network."""
+"""State dictionaries, by torch.save or as safetensors: read without running what a file may hold, and loaded."""
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -9,27 +10,66 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .files import atomic_path, save_tensors
 from .owners import ArtifactError
 
-__all__ = ["load_state", "read_state"]
+__all__ = ["load_state", "read_state", "write_state"]
+
+_HEAD = "gwprune"
+
+
+def write_state(path: str | os.PathLike, tensors: Mapping[str, Tensor], head: Mapping[str, Any] | None = None) -> None:
+    """Write tensors by name, atomically, as safetensors where the suffix says so, else by torch.save.
+
+    Args:
+        path: of the file.
+        tensors: of any device; they are copied to the CPU.
+        head: plain values that say what they are; the file is then ``{**head, "tensors": {...}}``, and in safetensors
+            its JSON is the metadata ``gwprune``.
+
+    Raises:
+        ValueError: when safetensors cannot hold them.
+        OSError: naming ``path``, when it cannot be written.
+    """
+    # Copies: safetensors refuses tensors that share memory, as tied weights do.
+    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    if Path(path).suffix != ".safetensors":
+        save_tensors(path, copies if head is None else {**head, "tensors": copies})
+        return
+    with atomic_path(path) as temporary:
+        save_file(copies, temporary, metadata={"format": "pt"} | ({} if head is None else {_HEAD: json.dumps(head)}))
+
+
+def _read_safetensors(path: str | os.PathLike) -> dict[str, Any]:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            head = json.loads((file.metadata() or {}).get(_HEAD, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dictionary
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} is no complete file of safetensors: {error}") from error
+    return {**head, "tensors": tensors} if head else tensors
 
 
 def read_state(path: str | os.PathLike) -> dict[str, Any]:
-    """Read what ``torch.save(model.state_dict(), path)`` wrote. Nothing but tensors and plain values is unpickled.
+    """Read what ``torch.save(model.state_dict(), path)``, safetensors or :func:`write_state` wrote.
+
+    Nothing but tensors and plain values is unpickled.
 
     Args:
         path: of the file.
 
     Raises:
-        ValueError: naming the file, when it is not one that torch wrote, holds no dictionary, or asks for more than
-            tensors, as a whole module does: to unpickle one is to run whatever code it names.
+        ValueError: naming the file, when it is not one of these, holds no dictionary, or asks for more than tensors, as
+            a whole module does: to unpickle one is to run whatever code it names.
         OSError: when it cannot be opened.
     """
     if Path(path).suffix == ".safetensors":
-        raise ValueError(f"{path}: safetensors is not read; use a file by torch.save(model.state_dict(), path)")
+        return _read_safetensors(path)
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -50,7 +90,7 @@ def read_state(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Any], source: str | os.PathLike) -> None:
-    """Load ``state`` into ``model``.
+    """Load ``state`` into ``model``. Of names for one tensor, as of tied weights, one is enough.
 
     Args:
         model: the network.
@@ -61,7 +101,8 @@ def load_state(model: nn.Module, state: Mapping[str, Any], source: str | os.Path
         ArtifactError: naming ``source`` and the first tensors that are missing, too many, or of another shape.
     """
     own = model.state_dict()
-    faults = [f"{name} is missing" for name in own if name not in state]
+    there = {_place(own[name]) for name in own if name in state}
+    faults = [f"{name} is missing" for name in own if name not in state and _place(own[name]) not in there]
     faults += [f"{name} is not part of the network" for name in state if name not in own]
     faults += [
         f"{name} has shape {tuple(getattr(state[name], 'shape', ()))}, the network {tuple(own[name].shape)}"
@@ -71,4 +112,9 @@ def load_state(model: nn.Module, state: Mapping[str, Any], source: str | os.Path
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise ArtifactError(f"{source} does not fit the network {type(model).__name__}: {'; '.join(faults[:3])}{more}")
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=False)
+
+
+def _place(value: Any) -> Any:
+    """What tensors that are one have in common."""
+    return (value.data_ptr(), value.shape) if isinstance(value, Tensor) and value.numel() else object()

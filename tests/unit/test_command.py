@@ -116,11 +116,11 @@ def test_losses_by_name_or_of_ones_own_and_weights_within_a_checkpoint(place, ca
         (command(data="own_nets:broken"), "data 'own_nets:broken' failed: KeyError"),
         (command("--loss", "crossentropy"), "did you mean 'cross_entropy'"),
         (command(weights="module.pt"), "holds more than tensors: it asks for torch.nn"),
-        (command(weights="model.safetensors"), "safetensors is not read"),
+        (command(weights="model.safetensors"), "model.safetensors"),
         (command(weights="none.pt"), "none.pt"),
         (command(weights="other.pt"), "other.pt does not fit the network Sequential: 0.weight is missing"),
         (command("--epsilon", "std"), "epsilon must be 'batch_std'"),
-        (command("--prune", "0.9", "--out", "pruned.safetensors"), "use another suffix"),
+        (command("--prune", "0.9", "--out", "pruned.json"), "as .safetensors, or by torch.save"),
     ],
 )
 def test_bad_input_is_one_line_and_status_1(place, capsys, arguments, message):

@@ -10,12 +10,14 @@ import zlib
 
 import pytest
 import torch
+from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gwprune.measured import measure_loss, measure_threshold
 from gwprune.pruned import load_mask, prune, save_pruned
-from gwprune.storage.states import read_state
+from gwprune.storage.owners import ArtifactError
+from gwprune.storage.states import load_state, read_state
 
 from .helpers_networks import Net, labels, normal
 from .helpers_spectra import digits
@@ -157,11 +159,12 @@ def test_other_methods_are_given_what_they_look_at(method):
     assert not any(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_masks_and_networks_come_back_from_their_files(tmp_path):
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_masks_and_networks_come_back_from_their_files(suffix, tmp_path):
     model = net()
     mask = prune(model, 0.8)
-    mask.save(tmp_path / "mask.pt")
-    again = load_mask(tmp_path / "mask.pt")
+    mask.save(tmp_path / f"mask.{suffix}")
+    again = load_mask(tmp_path / f"mask.{suffix}")
     assert (again.method, again.pattern, again.unfit) == ("magnitude", None, ())
     assert list(again.kept) == WEIGHTS
     assert all(torch.equal(again.kept[name], mask.kept[name]) for name in WEIGHTS)
@@ -169,10 +172,31 @@ def test_masks_and_networks_come_back_from_their_files(tmp_path):
     fresh = net()
     again.apply(fresh)
     assert torch.equal(flat(fresh), flat(model))
-    save_pruned(model, mask, tmp_path / "pruned.pt")
+    save_pruned(model, mask, tmp_path / f"pruned.{suffix}")
     fresh = net()
-    fresh.load_state_dict(torch.load(tmp_path / "pruned.pt", weights_only=True))
+    if suffix == "pt":
+        fresh.load_state_dict(torch.load(tmp_path / "pruned.pt", weights_only=True))
+    else:
+        load_model(fresh, tmp_path / "pruned.safetensors")
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in fresh.state_dict().items())
+
+
+def test_tied_weights_come_back_and_one_of_their_names_is_enough(tmp_path):
+    def tied() -> nn.Module:
+        model = nn.ModuleDict({"embedding": nn.Embedding(5, 3), "head": nn.Linear(3, 5, bias=False)})
+        model["head"].weight = model["embedding"].weight
+        return model
+
+    model, path = tied(), tmp_path / "tied.safetensors"
+    save_pruned(model, prune(model, 0.5, prunable="embedding.weight"), path)
+    state = read_state(path)
+    assert set(state) == {"embedding.weight", "head.weight"}
+    for given in (state, {"embedding.weight": state["embedding.weight"]}):
+        again = tied()
+        load_state(again, given, path)
+        assert torch.equal(again["head"].weight, model["head"].weight)
+    with pytest.raises(ArtifactError, match="embedding.weight is missing; head.weight is missing"):
+        load_state(tied(), {}, path)
 
 
 def test_the_report_counts_what_there_is(tmp_path):
@@ -250,9 +274,11 @@ def test_a_mask_of_another_network_is_refused_and_nothing_is_changed():
 
 def test_files_that_are_something_else_are_refused(tmp_path):
     mask = prune(net(), 0.5)
-    for name in ("mask.json", "mask.safetensors"):
-        with pytest.raises(ValueError, match="torch.save"):
-            mask.save(tmp_path / name)
+    with pytest.raises(ValueError, match="torch.save"):
+        mask.save(tmp_path / "mask.json")
+    (tmp_path / "text.safetensors").write_text("weights")
+    with pytest.raises(ValueError, match="text.safetensors is no complete file of safetensors"):
+        read_state(tmp_path / "text.safetensors")
     torch.save(net(), tmp_path / "module.pt")
     with pytest.raises(ValueError, match="holds more than tensors: it asks for torch.nn.*; save model.state_dict"):
         read_state(tmp_path / "module.pt")
