@@ -63,6 +63,7 @@ findings: $(stamp)  ## tables of docs/findings.md and the figure of README.md, f
 studies: $(stamp)  ## coverage of the intervals and the phase transition: docs/certificate.md
 	$(python) -m benchmarks.coverage
 	$(python) -m benchmarks.phase_transition
+	$(python) -m benchmarks.theory_figure
 
 # The other libraries are needed by the benchmarks alone.
 $(VENV)/.gwprune-bench: $(stamp)
