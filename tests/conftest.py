@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -20,3 +21,9 @@ def default_signals() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def wide_terminal() -> None:
+    """What is printed has the width of what is no terminal; workers of pytest-xdist say that they are a narrow one."""
+    os.environ["COLUMNS"] = "170"

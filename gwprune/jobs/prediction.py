@@ -306,12 +306,13 @@ def predict(job: Job, inputs: Files, outputs: Files, settings: PredictSettings) 
     rows: dict[str, list[dict[str, Any]]] = {"spectra": [], "width_curves": [], "predictions": []}
     tolerances = epsilons_of(inputs["dense"], settings.epsilon_rules, owner=job.key)
     grid = curve_sparsities(settings.sparsities)
+    spectra = {name: _spectrum(job, name, inputs[name], prunable) for name in settings.operators}
     rankings = _rankings(job, inputs, prunable, settings)
     # The curve is that of global magnitude pruning whatever the methods are.
     problem = problem_for(PREDICTORS["width"], prunable, rank("magnitude", prunable, job.seed))
-    for operator in settings.operators:
-        problem = replace(problem, spectrum=_spectrum(job, operator, inputs[operator], prunable))
-        for number, probe in enumerate(problem.spectrum.probes):
+    for operator, own in spectra.items():
+        problem = replace(problem, spectrum=own)
+        for number, probe in enumerate(own.probes):
             for name in probe.rules:
                 key = {**job.key, "operator": operator, "probe": number, "rule": name}
                 rows["spectra"] += [
@@ -329,5 +330,5 @@ def predict(job: Job, inputs: Files, outputs: Files, settings: PredictSettings) 
             of_method = reranked(problem, ranking)
             for name in settings.predictors:
                 rows["predictions"] += _rows(job, PREDICTORS[name], method, operator, of_method, tolerances)
-    for table, own in rows.items():
-        write_table(table, own, outputs[table], job.provenance())
+    for table, found in rows.items():
+        write_table(table, found, outputs[table], job.provenance())
