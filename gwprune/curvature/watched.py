@@ -32,6 +32,11 @@ class _Watched:
         self._bar.update(1 if other.ndim == 1 else other.shape[1])
         return product
 
+    def remain(self, products: int) -> None:
+        """Say how many products there still are, now that it is known."""
+        self._bar.total = self._bar.n + products
+        self._bar.refresh()
+
 
 def _size(count: float) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

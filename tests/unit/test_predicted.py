@@ -77,6 +77,20 @@ def test_the_table_shows_what_there_is():
     assert f"products   {prediction('quadratic').steps}\n" in str(prediction("quadratic"))
 
 
+def test_quadratic_stands_beside_the_width_and_says_which_to_go_by():
+    p = prediction()
+    weights = np.abs(np.concatenate([w.detach().numpy().ravel() for w in digits().model.parameters() if w.ndim > 1]))
+    assert p.emptied == pytest.approx(np.mean(weights < weights.max() / 1000))
+    assert p.quadratic == pytest.approx(prediction("quadratic").threshold, abs=1e-3)
+    assert prediction("quadratic").quadratic is None
+    assert "advice" not in str(prediction("quadratic"))
+    plain = replace(p, threshold=0.8, quadratic=0.5, emptied=0.034)
+    assert "quadratic  0.5000\nadvice     go by quadratic: only 3% of the weights are below" in str(plain)
+    assert "advice     95% of the weights are below a thousandth of the largest, as l1" in str(replace(p, emptied=0.95))
+    assert "advice     measure it: quadratic is above width" in str(replace(plain, quadratic=0.81))
+    assert "advice" not in str(replace(plain, method="uniform_magnitude"))
+
+
 def test_the_figure_shows_the_curve_and_its_crossing(tmp_path):
     p = prediction()
     figure = p.plot(tmp_path / "p.svg")
