@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .curvature.checks import explained
 from .network.losses import BatchLoss, allowed_rise, check_epsilon, mean_loss
 from .network.matrices import Choice
 from .network.modes import weights_kept
@@ -115,7 +116,7 @@ class PrunedLoss:
     def dense(self) -> float:
         """Loss of the network as it is."""
         self.evaluations += 1
-        return mean_loss(self.model, self.loss, self.data, self.batch_size)
+        return _mean_loss(self.model, self.loss, self.data, self.batch_size)
 
     def __call__(self, sparsity: float) -> float:
         with pruned(self.prunable, self._kept(sparsity)):
@@ -148,6 +149,16 @@ def _read(
         "any_form": loss.forward is not None,
     }
     return batch_size or mini_batch_size(data), read_samples(data, first.device, **form)
+
+
+def _mean_loss(model: nn.Module, loss: BatchLoss, samples: Samples, batch_size: int) -> float:
+    try:
+        return mean_loss(model, loss, samples, batch_size)
+    except RuntimeError as error:
+        clearer = explained(error)
+        if clearer is None:
+            raise
+        raise clearer from error
 
 
 def _pair(method: str, samples: Samples) -> tuple[Any, Any]:
@@ -187,7 +198,7 @@ def measure_loss(
     """
     loss = BatchLoss(loss_fn, forward, weight)
     size, read = _read(model, loss, data, samples, batch_size, device, seed)
-    return mean_loss(model, loss, read, size)
+    return _mean_loss(model, loss, read, size)
 
 
 def measure_threshold(

@@ -96,11 +96,19 @@ class BatchLoss:
         """The loss of what :meth:`run` has returned.
 
         Raises:
-            TypeError: for a loss that is no tensor, and an output that has none.
+            TypeError: for a loss that is no tensor, an output that has none, or one that ``loss_fn`` cannot take.
             ValueError: for a loss that is more than one number.
         """
         if self.loss_fn is not None:
-            loss = self.loss_fn(output, target)
+            try:
+                loss = self.loss_fn(output, target)
+            except (TypeError, AttributeError) as error:
+                if isinstance(output, Tensor):
+                    raise
+                raise TypeError(
+                    f"loss_fn cannot take the network's output, {type(output).__name__} ({error}); choose the tensor"
+                    " with forward=, as in lambda model, batch: (model(batch[0])[0], batch[1])"
+                ) from error
         else:
             loss = output if isinstance(output, Tensor) else _entry(output, "loss")
             if loss is None:
