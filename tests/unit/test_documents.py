@@ -11,7 +11,9 @@ import tomllib
 from importlib import import_module
 from pathlib import Path
 
+import nbformat
 import pytest
+import torch
 import yaml
 
 import gwprune
@@ -41,11 +43,47 @@ def changed(source: str, difference: str) -> str:
     return source.replace(old, new)
 
 
-def test_the_library_page_runs():
+NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
+
+
+def assert_prints_alike(found: str, shown: str):
+    """The same words, and numbers that are near: training ends elsewhere on another machine."""
+    assert [NUMBER.sub("#", line).split() for line in found.splitlines()] == [
+        NUMBER.sub("#", line).split() for line in shown.splitlines()
+    ]
+    values = [[float(each.replace(",", "")) for each in NUMBER.findall(text)] for text in (found, shown)]
+    assert values[0] == pytest.approx(values[1], rel=0.3, abs=0.05)
+
+
+def test_the_library_page_runs_and_prints_what_it_shows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     for language, _, text, line in blocks("docs/your_network.md"):
-        assert language == "python"
-        exec(code(text, "docs/your_network.md", line), namespace)
+        if language == "text":
+            assert_prints_alike(capsys.readouterr().out, text)
+        else:
+            capsys.readouterr()
+            exec(code(text, "docs/your_network.md", line), namespace)
+
+
+def test_the_notebook_runs_on_little_and_is_committed_with_its_outputs(tmp_path, monkeypatch):
+    notebook = nbformat.read(ROOT / "docs/notebooks/transformer.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    kinds = [output.output_type for cell in cells for output in cell.outputs]
+    assert set(kinds) == {"stream", "display_data"}
+    monkeypatch.chdir(tmp_path)
+    sizes, little = "TRAINING_STEPS, PRODUCTS, SAMPLES = ", "10, 3, 4"
+    program = "\n".join(cell.source for cell in cells)
+    assert program.count(sizes) == 1
+    with torch.random.fork_rng():
+        exec(re.sub(f"{sizes}.*", sizes + little, program), {})
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "transformer.pt",
+        "transformer.mask.pt",
+        "transformer.mask.json",
+    }
 
 
 def test_every_example_of_how_to_add_runs_on_a_copy_of_the_package(tmp_path):
