@@ -36,10 +36,13 @@ def write_state(path: str | os.PathLike, tensors: Mapping[str, Tensor], head: Ma
         ValueError: when safetensors cannot hold them.
         OSError: naming ``path``, when it cannot be written.
     """
-    # Copies: safetensors refuses tensors that share memory, as tied weights do.
+    # Copies: a view would take the whole of what it is a view of.
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     if Path(path).suffix != ".safetensors":
-        save_tensors(path, copies if head is None else {**head, "tensors": copies})
+        # Tied weights are written once; safetensors refuses tensors that share memory.
+        first: dict[Any, str] = {}
+        once = {name: copies[first.setdefault(_place(tensor), name)] for name, tensor in tensors.items()}
+        save_tensors(path, once if head is None else {**head, "tensors": once})
         return
     with atomic_path(path) as temporary:
         save_file(copies, temporary, metadata={"format": "pt"} | ({} if head is None else {_HEAD: json.dumps(head)}))
@@ -117,4 +120,6 @@ def load_state(model: nn.Module, state: Mapping[str, Any], source: str | os.Path
 
 def _place(value: Any) -> Any:
     """What tensors that are one have in common."""
-    return (value.data_ptr(), value.shape) if isinstance(value, Tensor) and value.numel() else object()
+    if not isinstance(value, Tensor) or not value.numel():
+        return object()
+    return value.device, value.data_ptr(), value.shape, value.stride()

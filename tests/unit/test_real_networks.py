@@ -781,6 +781,15 @@ def test_from_the_prediction_to_a_pruned_file(name: str, tmp_path):
         assert torch.equal(output_of(again.eval(), case), output_of(model, case))
 
 
+def test_a_tied_output_layer_is_written_once(tmp_path):
+    _, model = given("character_gpt")
+    mask = gwprune.prune(model, 0.5)
+    torch.save(model.state_dict(), tmp_path / "plain.pt")
+    assert gwprune.save_pruned(model, mask, tmp_path / "a.pt").bytes < 1.02 * (tmp_path / "plain.pt").stat().st_size
+    state = torch.load(tmp_path / "a.pt")
+    assert state["head.weight"].data_ptr() == state["tokens.weight"].data_ptr()
+
+
 # --- what is said where a default does not do -------------------------------------------------------------------------
 
 
