@@ -22,6 +22,7 @@ from .network.prunable import PrunableSet
 from .network.samples import leaves, mini_batch_size
 from .predicted import Predicted
 from .pruning import Ranking, rank, removed_count
+from .spectral.lanczos import STORAGES, storage_for
 from .spectral.predictors import PREDICTORS, Predictor
 from .spectral.probes import InterruptedSpectrum, known_spectrum, probe_until
 from .spectral.problem import Problem
@@ -262,7 +263,7 @@ def predict_threshold(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     reorthogonalize: bool = True,
-    storage: str = "device",
+    storage: str = "auto",
     checks: bool = True,
     prunable: Choice | PrunableSet | None = None,
     checkpoint: str | os.PathLike | None = None,
@@ -312,7 +313,7 @@ def predict_threshold(
         batch_size: samples per pass; by default as many as fit the memory budget.
         device: where to compute (the model is moved); by default where it is.
         reorthogonalize: keep ``steps`` x D numbers per probe and orthogonalise; False for very large networks.
-        storage: where these lie: ``"device"``, ``"host"`` memory or ``"disk"``.
+        storage: where these lie: ``"device"``, ``"host"`` memory or ``"disk"``; ``"auto"``: the first of these with room.
         checks: whether to refuse what gives a wrong number, see `gwprune.curvature.checks`.
         prunable: names, patterns such as ``"*.in_proj_weight"`` or a function that choose the weights that may be
             pruned, see :class:`gwprune.PrunableSet`. By default the weights of linear and convolution layers; a
@@ -331,6 +332,7 @@ def predict_threshold(
             for a loss that is no mean over samples, a product that autograd gets wrong, or a curvature that is exactly
             zero.
         FloatingPointError: when the data hold NaN, or a product is not finite.
+        MemoryError: when the basis fits neither into memory nor on the disk.
         NotDeterministicError: for a network that is random in eval mode.
 
     Examples:
@@ -360,7 +362,9 @@ def predict_threshold(
     if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(f"tolerance must be between 0 and 1, got {tolerance}")
     check_epsilon(epsilon)
-    chosen, basis = PREDICTORS[predictor], {"reorthogonalize": reorthogonalize, "storage": storage}
+    if storage not in ("auto", *STORAGES):
+        raise ValueError(f"storage must be one of auto, {', '.join(STORAGES)}, got {storage!r}")
+    chosen = PREDICTORS[predictor]
     with eval_mode(model):
         matrix = operator_for(
             chosen,
@@ -381,6 +385,10 @@ def predict_threshold(
             epsilon, matrix.model, matrix.batch_loss, matrix.data, mini_batch_size(data), matrix.batch_size
         )
         plan = _plan(chosen, matrix, steps, probes, tolerance, reorthogonalize)
+        if storage == "auto":
+            size = (plan["basis"] or 0) * matrix.shape[0] * torch.empty((), dtype=matrix.dtype).element_size()
+            storage = storage_for(size, matrix.device)
+        basis = {"reorthogonalize": reorthogonalize, "storage": storage}
         recorded = None if checkpoint is None else _recorded(matrix, checkpoint, seed)
         with watched(matrix, recorded or matrix, progress, title=f"{predictor}, {operator}", **plan) as products:
             ranking = rank(method, matrix.prunable, seed)

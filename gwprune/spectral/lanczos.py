@@ -6,6 +6,7 @@ the operations; "twice is enough" for the reorthogonalisation (Giraud, Langou, R
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ..streams import numpy_stream, stream
 
-__all__ = ["STORAGES", "Jacobi", "Lanczos", "as_product", "iterate", "lanczos", "rademacher"]
+__all__ = ["STORAGES", "Jacobi", "Lanczos", "as_product", "iterate", "lanczos", "rademacher", "storage_for"]
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,42 @@ def _dot(a: Tensor, b: Tensor) -> float:
 
 
 STORAGES = ("device", "host", "disk")
+
+
+def storage_for(size: int, device: torch.device) -> str:
+    """The fastest of ``STORAGES`` that has room for a basis: at most 60% of the memory that is free, 90% of the disk.
+
+    Args:
+        size: of the basis, bytes.
+        device: that computes.
+
+    Raises:
+        MemoryError: naming what is free and the ways out, when it fits nowhere.
+    """
+    host, disk = _free_memory(), shutil.disk_usage(tempfile.gettempdir()).free
+    if device.type == "cuda" and size <= 0.6 * torch.cuda.mem_get_info(device)[0]:
+        return "device"
+    if size <= 0.6 * host:
+        return "host" if device.type == "cuda" else "device"
+    if size <= 0.9 * disk:
+        return "disk"
+    raise MemoryError(
+        f"the Lanczos basis takes {size / 2**30:.1f} GiB; free are {host / 2**30:.1f} GiB of memory and"
+        f" {disk / 2**30:.1f} in {tempfile.gettempdir()}. Take fewer steps, set TMPDIR to a larger disk, or"
+        " reorthogonalize=False, which keeps no basis"
+    )
+
+
+def _free_memory() -> int:
+    """Of the host, bytes; where the system does not tell, more than there can be."""
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        try:
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        except (AttributeError, OSError, ValueError):
+            return 2**62
 
 
 def _allocate(shape: tuple[int, int], like: Tensor, storage: str) -> Tensor:

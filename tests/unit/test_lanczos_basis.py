@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 
-from gwprune.spectral.lanczos import Lanczos, lanczos, rademacher
+from gwprune.spectral import lanczos as lanczos_module
+from gwprune.spectral.lanczos import Lanczos, lanczos, rademacher, storage_for
 from gwprune.spectral.quadrature import gauss
 
 from .helpers_spectra import (
@@ -103,6 +106,19 @@ def test_every_storage_gives_the_same_coefficients(tmp_path, monkeypatch):
         np.testing.assert_array_equal(jacobi.alpha, runs["device"].alpha)
         np.testing.assert_array_equal(jacobi.beta, runs["device"].beta)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "device", "storage"),
+    [(5, "cpu", "device"), (7, "cpu", "disk"), (1, "cuda", "device"), (5, "cuda", "host"), (80, "cuda", "disk")],
+)
+def test_a_basis_lies_in_the_fastest_place_with_room(size, device, storage, monkeypatch):
+    monkeypatch.setattr(lanczos_module, "_free_memory", lambda: 10 * 2**30)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100 * 2**30))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * 2**30, 8 * 2**30))
+    assert storage_for(size * 2**30, torch.device(device)) == storage
+    with pytest.raises(MemoryError, match=r"basis takes 95.0 GiB; free are 10.0 GiB of memory and 100.0 in .*TMPDIR"):
+        storage_for(95 * 2**30, torch.device(device))
 
 
 def test_unknown_storage_is_named():
