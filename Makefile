@@ -3,8 +3,8 @@ VENV ?= .venv
 CORES ?= all
 PYTHON ?= python3
 CONFIG ?= config/config.yaml
-# What else Snakemake is told. `FLAGS=` shows Snakemake's own output.
-FLAGS ?= --logger gwprune
+# What else Snakemake is told. `FLAGS=--printshellcmds` shows Snakemake's own output.
+FLAGS ?=
 
 python := $(VENV)/bin/python
 snakemake := $(python) -m snakemake --cores $(CORES) --configfile $(CONFIG) $(FLAGS)

@@ -1,4 +1,4 @@
-"""Command line: `gwprune predict`, `thresholds`, `compare`, `costs`, `report`, `config-docs`; each has `--help`."""
+"""Command line: `gwprune check`, `predict`, `thresholds`, `compare`, `costs`, `report`, `config-docs`; each has `--help`."""
 
 from __future__ import annotations
 
@@ -18,23 +18,43 @@ exit status: 0; 1 after one line about what is wrong with the input; 2 for a wro
 """
 
 
+_DEFAULT = "config/config.yaml"
+
+
+def _configuration(args: argparse.Namespace) -> Path | None:
+    """The configuration's file that a command names; None where it names a folder of results."""
+    given = Path(args.config or args.where or _DEFAULT)
+    return None if not args.config and (given.is_dir() or given.suffix not in (".yaml", ".yml", ".json")) else given
+
+
 def _results(args: argparse.Namespace) -> Path:
-    if args.results is not None:
-        return Path(args.results)
+    config = _configuration(args)
+    if config is None:
+        return Path(args.where)
     from .config import load_file  # noqa: PLC0415 - each command imports what it needs
 
-    return Path(load_file(args.config).results)
+    return Path(load_file(config).results)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from .jobs.check import print_outlook  # noqa: PLC0415 - each command imports what it needs
+
+    config = _configuration(args)
+    if config is None:
+        raise ValueError(f"{args.where} is no configuration: name a .yaml or .json file")
+    print_outlook(config)
+    return 0
 
 
 def _print(args: argparse.Namespace) -> int:
-    from .tables import terminal  # noqa: PLC0415
+    from .tables import terminal  # noqa: PLC0415 - each command imports what it needs
 
     results = _results(args)
-    if args.view == "print_costs":
-        from .config.plan import SECTION_OF_RULE  # noqa: PLC0415
+    if args.command == "costs":
+        from .config.plan import SECTION_OF_RULE  # noqa: PLC0415 - each command imports what it needs
 
         terminal.print_costs(results, SECTION_OF_RULE)
-    elif args.view == "print_thresholds":
+    elif args.command == "thresholds":
         terminal.print_thresholds(results, every=args.all)
     else:
         terminal.print_comparison(results)
@@ -44,19 +64,19 @@ def _print(args: argparse.Namespace) -> int:
 def _predict(args: argparse.Namespace) -> int:
     from .command import predict_and_prune  # noqa: PLC0415 - it takes torch
 
-    predict_and_prune(**{name: value for name, value in vars(args).items() if name != "run"})
+    predict_and_prune(**{name: value for name, value in vars(args).items() if name not in ("run", "command")})
     return 0
 
 
 def _report(args: argparse.Namespace) -> int:
-    from .jobs.report import build_report  # noqa: PLC0415
+    from .jobs.report import build_report  # noqa: PLC0415 - each command imports what it needs
 
-    print(build_report(_results(args), Path(args.config) if args.results is None else None))
+    print(build_report(_results(args), _configuration(args)))
     return 0
 
 
 def _config_docs(args: argparse.Namespace) -> int:
-    from .config.reference import update  # noqa: PLC0415
+    from .config.reference import update  # noqa: PLC0415 - each command imports what it needs
 
     stale = update(Path(args.root), check=args.check)
     for path in stale:
@@ -110,6 +130,16 @@ def _add_predict(command: argparse.ArgumentParser) -> None:
     add("--out", "of the pruned network; mask and sparsities are written beside it", metavar="FILE")
 
 
+# Name -> function, what it does, example.
+_COMMANDS = {
+    "check": (_check, "check a configuration and say what a run of it would do; runs nothing", "my.yaml"),
+    "thresholds": (_print, "print predicted beside measured thresholds", "results --all"),
+    "compare": (_print, "print the methods side by side: accuracy, speed-up, epochs, thresholds", "--config my.yaml"),
+    "costs": (_print, "print what the jobs of each rule cost, and the memory and run time to ask for", "results"),
+    "report": (_report, "write report.html, one page that needs nothing else", "--config my.yaml"),
+}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
@@ -120,9 +150,11 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0, 1 after one line on the error stream, or 130 when interrupted. A wrong command line
         ends the process with 2.
     """
-    parser = argparse.ArgumentParser("gwprune", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "gwprune", description=__doc__.replace("`", ""), epilog="example: gwprune check config/config.yaml"
+    )
     parser.add_argument("--version", action="version", version=f"gwprune {__version__}")
-    commands = parser.add_subparsers(required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
     predict = commands.add_parser(
         "predict",
         help="predict how far a network of your own can be pruned, and prune it",
@@ -131,29 +163,21 @@ def main(arguments: list[str] | None = None) -> int:
     )
     _add_predict(predict)
     predict.set_defaults(run=_predict)
-    for name, view, text in (
-        ("thresholds", "print_thresholds", "print predicted beside measured thresholds"),
-        ("compare", "print_comparison", "print the methods side by side: accuracy, speed-up, epochs, thresholds"),
-        ("costs", "print_costs", "print what the jobs of each rule cost, and the memory and run time to ask for"),
-    ):
-        command = commands.add_parser(name, help=text, epilog=f"example: gwprune {name} results")
-        where = command.add_mutually_exclusive_group(required=True)
-        where.add_argument("results", nargs="?", help="directory of results")
-        where.add_argument("--config", help="configuration that names it")
-        command.set_defaults(run=_print, view=view)
+    for name, (function, text, example) in _COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text, epilog=f"example: gwprune {name} {example}")
+        where = command.add_mutually_exclusive_group()
+        where.add_argument(
+            "where",
+            nargs="?",
+            help=f"folder of results or of tables alone, or file of the configuration that names it ({_DEFAULT})",
+        )
+        where.add_argument("--config", help="file of the configuration")
+        command.set_defaults(run=function)
         if name == "thresholds":
             command.add_argument("--all", action="store_true", help="every predictor and operator")
+    text = "generate the configuration's schema and reference"
     command = commands.add_parser(
-        "report", help="write report.html, one page that needs nothing else", epilog="example: gwprune report results"
-    )
-    where = command.add_mutually_exclusive_group()
-    where.add_argument("results", nargs="?", help="directory of results")
-    where.add_argument("--config", default="config/config.yaml", help="configuration that names it (%(default)s)")
-    command.set_defaults(run=_report)
-    command = commands.add_parser(
-        "config-docs",
-        help="generate the configuration's schema and reference",
-        epilog="example: gwprune config-docs --check",
+        "config-docs", help=text, description=text, epilog="example: gwprune config-docs --check"
     )
     command.add_argument("--check", action="store_true", help="write nothing; status 1 when something would change")
     command.add_argument("--root", default=".", help="the checkout")

@@ -1,12 +1,14 @@
 """A look at Snakemake's command line before Snakemake reads its configuration files.
 
 Snakemake's own reader names no file for tabs and shows a Python traceback for a missing file, a file that is no UTF-8
-and ``--config training.epochs=3``. profiles/default/config.yaml, which Snakemake reads first, calls :func:`check`.
+and ``--config training.epochs=3``. profiles/default/config.yaml, which Snakemake reads first,
+calls :func:`check` and :func:`find_logger`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 import sys
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ from collections.abc import Sequence
 from .loading import ConfigError, read_file, unknown_key
 from .models import Config
 
-__all__ = ["check", "faults"]
+__all__ = ["check", "faults", "find_logger"]
 
 
 def faults(arguments: Sequence[str]) -> list[str]:
@@ -49,3 +51,13 @@ def check() -> None:
     """End the process with the faults of its command line, if it has any."""
     if texts := faults(sys.argv[1:]):
         sys.exit("\n".join(texts))
+
+
+def find_logger() -> None:
+    """Make the logger `gwprune` known, which Snakemake does not find by itself in an editable installation."""
+    from snakemake_interface_logger_plugins import registry  # noqa: PLC0415 - the library does without Snakemake
+
+    name = "snakemake_logger_plugin_gwprune"
+    known = registry.LoggerPluginRegistry()
+    if not known.is_installed("gwprune"):
+        known.register_plugin(name, importlib.import_module(name))

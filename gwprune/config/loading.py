@@ -32,7 +32,7 @@ def load(values: Mapping[str, Any], source: str = "configuration") -> Config:
     Raises:
         ConfigError: with every fault, each naming its key, the value and what is allowed.
     """
-    return _validated(values, None, source)
+    return _validated(values, None, source, [])
 
 
 def load_file(path: str | os.PathLike) -> Config:
@@ -41,7 +41,7 @@ def load_file(path: str | os.PathLike) -> Config:
     Raises:
         ConfigError: as :func:`read_file` and :func:`load`.
     """
-    return load(read_file(path), str(path))
+    return _validated(read_file(path), None, str(path), [path])
 
 
 def load_for_workflow(config: Mapping[str, Any], configfiles: Sequence[str | os.PathLike]) -> Config:
@@ -65,9 +65,8 @@ def load_for_workflow(config: Mapping[str, Any], configfiles: Sequence[str | os.
             errors.append(str(error))
     if errors:
         raise ConfigError("\n".join(errors))
-    return _validated(
-        _typed(config, from_files), from_files, " and ".join(_shown(path) for path in configfiles) or "configuration"
-    )
+    source = " and ".join(_shown(path) for path in configfiles) or "configuration"
+    return _validated(_typed(config, from_files), from_files, source, configfiles)
 
 
 def read_file(path: str | os.PathLike) -> dict[str, Any]:
@@ -85,8 +84,7 @@ def read_file(path: str | os.PathLike) -> dict[str, Any]:
         raise ConfigError(f"{shown}, line {line}: byte 0x{byte:02x} is no UTF-8: save the file as UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{shown} cannot be read: {error.strerror}") from None
-    # JSON may be indented with tabs, which stand in no text of it: as spaces they keep the lines of its keys.
-    spaced = text.expandtabs(1) if text.lstrip().startswith("{") else text
+    spaced = _spaced(text)
     try:
         node = yaml.compose(spaced, yaml.SafeLoader)
         faults = list(dict.fromkeys(_faults_of_keys(node)))
@@ -100,6 +98,11 @@ def read_file(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{shown} must hold a mapping of keys to values, not a {type(values).__name__}")
     return values
+
+
+def _spaced(text: str) -> str:
+    """JSON may be indented with tabs, which stand in no text of it: as spaces they keep the lines of its keys."""
+    return text.expandtabs(1) if text.lstrip().startswith("{") else text
 
 
 def _shown(path: str | os.PathLike) -> str:
@@ -136,15 +139,26 @@ def _faults_of_keys(node: yaml.Node | None, above: tuple[yaml.Node, ...] = ()) -
         yield from _faults_of_keys(child, (*above, node))
 
 
-def _validated(values: Mapping[str, Any], from_files: Mapping[str, Any] | None, source: str) -> Config:
+def _validated(
+    values: Mapping[str, Any],
+    from_files: Mapping[str, Any] | None,
+    source: str,
+    files: Sequence[str | os.PathLike],
+) -> Config:
     try:
         return Config.model_validate(dict(values))
     except ValidationError as error:
-        faults = _faults(error, values, from_files)
+        faults = _faults(error, values, from_files, files)
         raise ConfigError(f"{source} is not valid:\n" + "\n".join(faults)) from None
 
 
-def _faults(error: ValidationError, values: Mapping[str, Any], from_files: Mapping[str, Any] | None) -> list[str]:
+def _faults(
+    error: ValidationError,
+    values: Mapping[str, Any],
+    from_files: Mapping[str, Any] | None,
+    files: Sequence[str | os.PathLike],
+) -> list[str]:
+    nodes = [(_shown(path), yaml.compose(_spaced(Path(path).read_text("utf-8")), yaml.SafeLoader)) for path in files]
     faults: dict[tuple, str] = {}
     for item in error.errors(include_url=False):
         location = item["loc"]
@@ -156,10 +170,44 @@ def _faults(error: ValidationError, values: Mapping[str, Any], from_files: Mappi
         text = wording(item)
         if item["type"] == "extra_forbidden":
             text = unknown_key(str(location[-1]), item["input"], _section(location[:-1]))
+        place = _place(nodes, location)
         if from_files is not None and _at(values, location) != _at(from_files, location):
-            text += " (given by --config)"
-        faults[location, item["msg"], shown] = f"  {key}: {text}"
+            text, place = f"{text} (given by --config)", ""
+        faults[location, item["msg"], shown] = f"  {place}{key}: {text}"
     return list(faults.values())
+
+
+def _place(nodes: Sequence[tuple[str, yaml.Node]], location: tuple) -> str:
+    """Where a key stands, or the last part of the way to it that a file has: the line, and of several files which."""
+    # An experiment takes what it does not say itself from the top level.
+    ways = [location, location[2:]] if location[:1] == ("experiments",) else [location]
+    found = [(len(way) - depth, -number, name, line)
+             for number, (name, node) in enumerate(nodes)
+             for way in ways
+             for depth, line in [_followed(node, way)]
+             if depth]  # fmt: skip
+    if not found:
+        return ""
+    _, _, name, line = min(found, key=lambda entry: entry[:2])
+    return f"{f'{name}, ' if len(nodes) > 1 else ''}line {line}, "
+
+
+def _followed(node: yaml.Node, location: tuple) -> tuple[int, int]:
+    """How many parts of a key's location a file has, and the line of the last of them."""
+    line = 0
+    for depth, part in enumerate(location):
+        inside: yaml.Node | None = None
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value == str(part):
+                    inside, line = value, key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            inside = node.value[part]
+            line = inside.start_mark.line + 1
+        if inside is None:
+            return depth, line
+        node = inside
+    return len(location), line
 
 
 def unknown_key(key: str, value: Any, section: type[BaseModel]) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .download import no_bar
 from .errors import DataError
 
 __all__ = ["decode_rgb", "file_fetcher", "resize"]
@@ -50,14 +51,14 @@ def file_fetcher(paths: Sequence[Path], size: int, *, resized: bool, label: str)
 
     Args:
         resized: resize each image; otherwise another size than ``size`` is an error.
-        label: text of the progress bar, which shows on a terminal only.
+        label: text of the progress bar.
     """
 
     def fetch(indices: np.ndarray) -> Tensor:
         from tqdm import tqdm
 
         images = torch.empty(len(indices), 3, size, size, dtype=torch.uint8)
-        for place, index in enumerate(tqdm(indices, desc=label, unit="image", disable=None)):
+        for place, index in enumerate(tqdm(indices, desc=label, unit="image", disable=no_bar())):
             image = decode_rgb(paths[index])
             if resized:
                 image = resize(image[None], size)[0]

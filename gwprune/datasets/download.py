@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import IO
 
 from .errors import DataError
 
-__all__ = ["fetching", "wait_for_downloads"]
+__all__ = ["fetching", "no_bar", "wait_for_downloads"]
 
 _LOCK = ".gwprune-download.lock"
 
@@ -29,13 +30,18 @@ def wait_for_downloads(data_dir: Path) -> None:
         _lock(lock, exclusive=False)
 
 
+def no_bar() -> bool | None:
+    """For tqdm's ``disable``: a bar shows on a terminal only (None), and not in a job, beside which others write."""
+    return True if os.environ.get("TQDM_DISABLE") else None
+
+
 @contextmanager
 def _quiet_bar() -> Iterator[None]:
-    """Let torchvision's progress bar show on a terminal only; torchvision itself has no switch for that."""
+    """Let torchvision's progress bar show where :func:`no_bar` lets it; torchvision itself has no switch for that."""
     from torchvision.datasets import utils
 
     bar = utils.tqdm
-    utils.tqdm = functools.partial(bar, disable=None)
+    utils.tqdm = functools.partial(bar, disable=no_bar())
     try:
         yield
     finally:

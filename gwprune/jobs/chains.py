@@ -82,7 +82,7 @@ def level(job: Job, inputs: Files, outputs: Files, settings: LevelSettings) -> N
                 last_epoch=step.last_epoch,
                 momentum=state.momentum,
                 checkpoint=Path(settings.checkpoint),
-                progress=after_epoch(job, step.last_epoch),
+                progress=after_epoch(job, step.last_epoch, f"sparsity {step.sparsity:g}"),
             )
     state.epochs += step.last_epoch - step.first_epoch
     save_sparse(outputs["state"], state, owner=job.key)
@@ -116,7 +116,7 @@ def _search(job: Job, state: SparseState, split: DeviceSplit, step: Level, recip
         search = gem_epoch(
             search, subject, batches, sparsity=step.sparsity, epochs=step.epochs, period=period, lr=step.lr
         )
-        logger.info("search epoch %d: %d weights left", epoch + 1, int(search.kept.sum()))
+        logger.info("search epoch %d of %d: %d weights left", epoch + 1, step.last_epoch, int(search.kept.sum()))
     state.search = search
     _mask(state, search.kept)
 

@@ -69,16 +69,21 @@ def columns_of(evaluation: Evaluation, penalty: float) -> dict[str, float]:
     }
 
 
-def after_epoch(job: Job, last_epoch: int) -> Callable[[EpochRecord], None]:
+def after_epoch(job: Job, last_epoch: int, what: str = "") -> Callable[[EpochRecord], None]:
     """What follows an epoch of training: a line in the log, and the end of the job if a signal asked for it.
 
     Args:
         job: that trains.
         last_epoch: of the training; it has no checkpoint, as what follows is short.
+        what: is trained, where a job trains more than once.
     """
 
     def logged(record: EpochRecord) -> None:
-        logger.info("%s", record)
+        logger.info(
+            "%sepoch %d of %d: loss %.5g, accuracy %.2f%%; validation loss %.5g, accuracy %.2f%%; lr %.4g; %.2f s",
+            f"{what}, " if what else "", record.epoch, last_epoch, record.train_loss, record.train_accuracy,
+            record.val_loss, record.val_accuracy, record.lr, record.seconds,
+        )  # fmt: skip
         if record.epoch < last_epoch:
             job.interruption.check()
 
@@ -193,11 +198,12 @@ def train_dense(job: Job, inputs: Files, outputs: Files, settings: TrainSettings
         "l1": recipe.l1,
         "dimension": prunable.dimension,
     }
-    logger.log(
-        logging.WARNING if 1 < deviation.batches < BatchDeviation.FEW else logging.INFO,
-        "dense: %s, batch_std %.6g (standard error %.2g, from %d batches)",
-        values, deviation.value, deviation.standard_error, deviation.batches,
-    )  # fmt: skip
+    logger.info("dense: %s, batch_std %.6g", values, deviation.value)
+    if 1 < deviation.batches < BatchDeviation.FEW:
+        logger.warning(
+            "batch_std %.3g, a loss tolerance, is known to %.2g only: it is the deviation between %d batches",
+            deviation.value, deviation.standard_error, deviation.batches,
+        )  # fmt: skip
     save_network(outputs["network"], model, description, owner=job.key)
     write_table("training", [{**job.key, **vars(record)} for record in records], outputs["history"], job.provenance())
     write_json(outputs["dense"], summary)

@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["EXIT_STATUS", "Interrupted", "Interruption"]
+__all__ = ["EXIT_STATUS", "RUN_INTERRUPTED", "Interrupted", "Interruption"]
 
 # EX_TEMPFAIL of sysexits.h: not done, worth another try.
 EXIT_STATUS = 75
+
+# In the process of a run, not of a job: set when a person has pressed Ctrl-C.
+RUN_INTERRUPTED = threading.Event()
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +16,19 @@ from typing import TYPE_CHECKING, Any
 from ..storage.files import config_hash, provenance, remove_leftovers
 from ..storage.locks import gpu_slot, locked
 from .interruption import EXIT_STATUS, Interrupted, Interruption
+from .words import name_of
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SLOTS_VARIABLE", "Job", "from_snakemake", "job", "resolve_device"]
+__all__ = ["QUIET_VARIABLE", "SLOTS_VARIABLE", "Job", "from_snakemake", "job", "paced", "resolve_device"]
 
 logger = logging.getLogger("gwprune")
 
 # Where the main process of a local run names the GPUs of this machine, so that each GPU job takes one of its own.
 SLOTS_VARIABLE = "GWPRUNE_GPU_SLOTS"
+# Set by a run that itself says why a job has failed: local jobs leave that to it.
+QUIET_VARIABLE = "GWPRUNE_QUIET_JOBS"
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,19 @@ class Job:
     def provenance(self) -> dict[str, str]:
         """Provenance for a file of this job."""
         return provenance(self.configuration, self.device)
+
+
+def paced(seconds: float = 2.0) -> Callable[[], bool]:
+    """A function that is true when it was not so for some seconds: for lines of a log that tell how far a job is."""
+    last = time.monotonic()
+
+    def now() -> bool:
+        nonlocal last
+        due = time.monotonic() - last >= seconds
+        last = time.monotonic() if due else last
+        return due
+
+    return now
 
 
 def resolve_device(name: str) -> torch.device:
@@ -92,6 +109,7 @@ def _prepare_torch(device: str, threads: int) -> str:
 def job(
     log: str | os.PathLike,
     *,
+    name: str = "",
     run: str = "",
     seed: int | str = -1,
     device: str = "",
@@ -113,6 +131,7 @@ def job(
 
     Args:
         log: file; what an earlier attempt wrote there goes.
+        name: that warnings on standard error carry.
         run: that the job belongs to.
         seed: that the job belongs to.
         device: ``auto``, ``cpu`` or ``cuda``; empty for a job that does not compute (torch is not set up then).
@@ -125,6 +144,7 @@ def job(
         gpus: slots that the job takes: of those that the environment variable GWPRUNE_GPU_SLOTS lists, one.
     """
     interruption = Interruption()
+    os.environ["TQDM_DISABLE"] = "1"  # bars of several jobs would write over each other
     try:
         with ExitStack() as stack:
             stack.enter_context(interruption.handled())
@@ -135,10 +155,10 @@ def job(
                 told = f"{before.removeprefix(work).strip()} has done this job"
                 with suppress(OSError):
                     Path(log).write_text(f"{told}\n")
-                print(f"gwprune: {told}", file=sys.stderr)
+                _say(told)
                 raise SystemExit(0)
             _remove_leftovers(*outputs, *checkpoints)
-            stack.enter_context(_logging(log))
+            stack.enter_context(_logging(log, name))
             stack.enter_context(_errors(log))
             # A signal can come between any two steps of a write, or while an earlier one is answered.
             stack.callback(_remove_leftovers, *outputs, *checkpoints)
@@ -146,18 +166,27 @@ def job(
             slots = os.environ.get(SLOTS_VARIABLE, "").replace(",", " ").split()
             if gpus and slots:
                 stack.enter_context(gpu_slot(slots))
-            name = _prepare_torch(device, threads) if device else "cpu"
-            logger.info("run %s, seed %s, device %s, threads %d", run or "-", seed, name, threads)
+            used = _prepare_torch(device, threads) if device else "cpu"
+            logger.info("begun on %s, threads %d, run %s, seed %s", used, threads, run or "-", seed)
             if "CUDA_VISIBLE_DEVICES" in os.environ:
                 logger.info("CUDA_VISIBLE_DEVICES=%s", os.environ["CUDA_VISIBLE_DEVICES"])
-            yield Job(run, int(seed), name, configuration or {}, data_dir, interruption)
+            yield Job(run, int(seed), used, configuration or {}, data_dir, interruption)
             interruption.close()
             logger.info("done")
     except Interrupted as signal:  # before or after the work itself
-        print(f"gwprune: stopped by {signal}", file=sys.stderr)
+        _say(f"stopped by {signal}")
         sys.exit(EXIT_STATUS)
     except OSError as error:  # its log or its lock
-        sys.exit(f"gwprune: {error}")
+        sys.exit(f"{_clear()}gwprune: {error}")
+
+
+def _clear() -> str:
+    """What a line on standard error begins with, so that on a terminal it stands in place of the run's live lines."""
+    return "\r\x1b[J" if sys.stderr.isatty() else ""
+
+
+def _say(text: str) -> None:
+    print(f"{_clear()}gwprune: {text}", file=sys.stderr)
 
 
 def _remove_leftovers(*paths: str) -> None:
@@ -172,16 +201,17 @@ class _LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         if not self._told:
-            print(f"gwprune: cannot write {self.baseFilename}: {sys.exc_info()[1]}", file=sys.stderr)
+            _say(f"cannot write {self.baseFilename}: {sys.exc_info()[1]}")
         self._told = True
 
 
 @contextmanager
-def _logging(log: str | os.PathLike) -> Iterator[None]:
+def _logging(log: str | os.PathLike, name: str) -> Iterator[None]:
     handlers: list[logging.Handler] = [_LogFile(log, mode="w"), logging.StreamHandler()]
     handlers[1].setLevel(logging.WARNING)
+    handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handlers[1].setFormatter(logging.Formatter(f"{_clear()}{name or 'gwprune'}: %(levelname)s: %(message)s"))
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
@@ -206,7 +236,8 @@ def _errors(log: str | os.PathLike) -> Iterator[None]:
     except Exception as error:  # the boundary of the process  # noqa: BLE001
         with suppress(OSError), open(log, "a") as stream:
             traceback.print_exc(file=stream)
-        sys.exit(f"gwprune: {type(error).__name__}: {error}\n(log: {log})")
+        said = bool(os.environ.get(QUIET_VARIABLE)) and "SLURM_JOB_ID" not in os.environ
+        sys.exit(1 if said else f"{_clear()}gwprune: {type(error).__name__}: {error}\n(log: {log})")
 
 
 def _identity(path: str) -> list[str | int]:
@@ -227,6 +258,7 @@ def from_snakemake(snakemake: Any) -> AbstractContextManager[Job]:
     checkpoint = params.get("settings", {}).get("checkpoint")
     return job(
         snakemake.log[0],
+        name=name_of(snakemake.rule, dict(snakemake.wildcards.items())),
         run=snakemake.wildcards.get("run", ""),
         seed=snakemake.wildcards.get("seed", -1),
         device=params.get("device", ""),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import atexit
 import os
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -18,9 +19,10 @@ from typing import Any
 
 from ..storage.files import read_json, write_json
 from ..storage.locks import is_held, locked
+from .interruption import RUN_INTERRUPTED
 from .job import SLOTS_VARIABLE
 
-__all__ = ["Launch", "gpu_slots", "without"]
+__all__ = ["Launch", "gpu_slots", "places", "without"]
 
 
 def gpu_slots(environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -39,15 +41,33 @@ def gpu_slots(environment: Mapping[str, str] = os.environ) -> list[str]:
     return listed.stdout.split() if listed.returncode == 0 else []
 
 
-def without(resources: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Resources without one of them.
+def places(results: Path, configurations: Sequence[str | os.PathLike] = ()) -> str:
+    """Where a run has put its tables and figures, and what to do with them; empty where there are none yet.
+
+    Args:
+        results: directory of results.
+        configurations: files of the configuration.
+    """
+    found = {name: results / name for name in ("tables", "figures") if (results / name).exists()}
+    lines = [f"{name}: {place}" for name, place in found.items()]
+    if "tables" in found:
+        lines[0] += f" (what each is: {found['tables'] / 'README.md'})"
+        where = ["--config", os.path.relpath(configurations[0])] if len(configurations) == 1 else [str(results)]
+        command = shlex.join(where)
+        lines += [f"the limits: gwprune thresholds {command}", f"one page with all: gwprune report {command}"]
+    return "\n".join(lines)
+
+
+def without(resources: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Resources without some of them.
 
     Args:
         resources: rule -> resources, in Snakemake's own types, which stay.
-        name: of the resource to leave out.
+        *names: of the resources to leave out.
     """
     return {
-        rule: type(own)({key: value for key, value in own.items() if key != name}) for rule, own in resources.items()
+        rule: type(own)({key: value for key, value in own.items() if key not in names})
+        for rule, own in resources.items()
     }
 
 
@@ -68,10 +88,14 @@ class Launch:
         self._own = self._notes / f"{self._host}-{os.getpid()}.json"
         self._held = ExitStack()
 
-    def around(self, execute: Callable[..., Any]) -> Callable[..., Any]:
+    def around(self, execute: Callable[..., Any], finished: Callable[[], None]) -> Callable[..., Any]:
         """Snakemake's function that executes a workflow, with :meth:`begin` before it, unless it is a dry run.
 
         After Ctrl-C, the last line says how to go on.
+
+        Args:
+            execute: the function; it raises an exception when a job has failed.
+            finished: called when it has not.
         """
 
         def executed(executor_plugin: Any, **settings: Any) -> Any:
@@ -79,7 +103,9 @@ class Launch:
                 return execute(executor_plugin=executor_plugin, **settings)
             self.begin()
             with _said_after_ctrl_c("interrupted; the same command goes on, from the last checkpoints"):
-                return execute(executor_plugin=executor_plugin, **settings)
+                result = execute(executor_plugin=executor_plugin, **settings)
+            finished()
+            return result
 
         return executed
 
@@ -189,12 +215,11 @@ def _slurm_jobs(name: str) -> list[str]:
 @contextmanager
 def _said_after_ctrl_c(text: str) -> Iterator[None]:
     """Snakemake makes of a Ctrl-C what it likes; whatever it is, it ends with this line."""
-    interrupted = False
+    RUN_INTERRUPTED.clear()
     before: Any = signal.getsignal(signal.SIGINT)
 
     def receive(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        interrupted = True
+        RUN_INTERRUPTED.set()
         before(number, frame)
 
     if callable(before):  # not where a shell's background process ignores it
@@ -203,7 +228,7 @@ def _said_after_ctrl_c(text: str) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        if interrupted:
+        if RUN_INTERRUPTED.is_set():
             atexit.register(_say, text)
 
 

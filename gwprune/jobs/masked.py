@@ -301,7 +301,7 @@ class _Trainings:
                 mask=kept,
                 first_epoch=self._first_epoch,
                 checkpoint=self._under_way,
-                progress=after_epoch(job, recipe.epochs),
+                progress=after_epoch(job, recipe.epochs, f"sparsity {sparsity:g}"),
             )
         zeros, removed = int((prunable.flatten() == 0).sum()), int((~kept).sum())
         if zeros < removed:

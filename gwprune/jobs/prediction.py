@@ -28,7 +28,7 @@ from ..storage.checkpoints import RecordedOperator, arithmetic, digest
 from ..tables.files import write_table
 from ..tables.thresholds import epsilons_of
 from .artifacts import load_network, load_probe, save_probe, weights_digest
-from .job import Job
+from .job import Job, paced
 from .pruned import ranking_of
 from .rules import Files
 
@@ -155,7 +155,16 @@ def _operator(job: Job, inputs: Files, predictor: Predictor, name: str, settings
         # The file was verified when it was read for the operator.
         "data": datasets.load(inputs["data"], verify=False).fingerprint,
     }
-    return RecordedOperator(operator, settings.checkpoint, belongs_to, written=job.interruption.check)
+    due, count = paced(), itertools.count(1)
+
+    def written() -> None:
+        number = next(count)
+        # A run of a known number of steps tells them itself.
+        if "steps" not in vars(settings) and due():
+            logger.info("product %d", number)
+        job.interruption.check()
+
+    return RecordedOperator(operator, settings.checkpoint, belongs_to, written=written)
 
 
 def spectrum(job: Job, inputs: Files, outputs: Files, settings: SpectrumSettings) -> None:
@@ -188,10 +197,11 @@ def spectrum(job: Job, inputs: Files, outputs: Files, settings: SpectrumSettings
 
 
 def _logged_steps(steps: int) -> Callable[[int], None]:
-    """What follows a Lanczos step: a line in the log with every eighth of all ``steps``."""
+    """What follows a Lanczos step: a line in the log with every eighth of all ``steps``, and every few seconds."""
+    due = paced()
 
     def logged(step: int) -> None:
-        if 8 * step // steps > 8 * (step - 1) // steps:
+        if due() or 8 * step // steps > 8 * (step - 1) // steps:
             logger.info("step %d of %d", step, steps)
 
     return logged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from ..training.evaluation import evaluate, pruned
 from .artifacts import load_network, load_ranking, save_ranking, weights_digest
 from .dense import columns_of, initial_network
 from .evaluated import EvaluatedNetwork
-from .job import Job
+from .job import Job, paced
 from .rules import Files
 
 __all__ = [
@@ -146,8 +147,13 @@ def sweep(job: Job, inputs: Files, outputs: Files, settings: SweepSettings) -> N
     norms, kept_norms = ranking.pruned_norms(weights), ranking.kept_l1_norms(weights)
     criteria = criteria_of(inputs["dense"], settings.epsilon_rules, settings.accuracy_drops, owner=job.key)
 
+    due, evaluations = paced(), itertools.count(1)
+
     def evaluated(points: Sequence[float]) -> Iterator[dict[str, dict[str, float]]]:
         for point in points:
+            number = next(evaluations)
+            if due():
+                logger.info("evaluation %d, sparsity %g", number, point)
             count = removed_count(point, ranking.dimension)
             penalty = settings.l1 * float(kept_norms[count])
             with pruned(prunable, ranking.kept(count)):

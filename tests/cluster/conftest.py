@@ -120,7 +120,8 @@ class Clone:
 
     def start(self, *command: str) -> Run:
         output = self.directory.with_name(f"{self.directory.name}-{len(self._runs)}.out")
-        run = Run(list(command), self.directory, self.env, output)
+        # The tests read Snakemake's own output.
+        run = Run([*command, "--printshellcmds"], self.directory, self.env, output)
         self._runs.append(run)
         return run
 

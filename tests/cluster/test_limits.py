@@ -31,7 +31,7 @@ def with_training(epochs: int, **others) -> dict:
 def first_epoch(clone: Clone) -> int:
     """With which epoch the last attempt at the training began; 0 when its log does not tell yet."""
     text = "".join(path.read_text() for path in clone.directory.glob("results/logs/train/*.log"))
-    found = re.search(r"epoch=(\d+)", text)
+    found = re.search(r"epoch (\d+) of", text)
     return int(found[1]) if found else 0
 
 

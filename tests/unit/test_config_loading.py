@@ -96,7 +96,7 @@ def test_a_fault_in_a_file_and_one_of_the_command_line_are_told_apart(written):
     values = config.read_file(path) | {"training": {"epochs": 0, "lr": "-1", "nesterov": "true"}, "devic": "cpu"}
     heading, *lines = message(config.load_for_workflow, values, [path]).splitlines()
     assert heading == "mine.yaml is not valid:"
-    assert lines[0] == "  training.epochs: Input should be greater than or equal to 1, got 0"
+    assert lines[0] == "  line 2, training.epochs: Input should be greater than or equal to 1, got 0"
     assert lines[1] == "  training.lr: Input should be greater than 0, got -1 (given by --config)"
     assert lines[2].startswith("  devic: unknown key; allowed: ")
     assert lines[2].endswith("did you mean 'device'? (given by --config)")
@@ -138,7 +138,11 @@ def snakemake(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("content", "arguments", "text"),
     [
-        (f"{VALID}seeds: 0-4\n", [], "mine.yaml is not valid:\n  seeds: seeds are a list, here [0, 1, 2, 3, 4]"),
+        (
+            f"{VALID}seeds: 0-4\n",
+            [],
+            "mine.yaml is not valid:\n  line 2, seeds: seeds are a list, here [0, 1, 2, 3, 4]",
+        ),
         # Snakemake would answer this with a Python traceback.
         (f"# Stra\xdfe\n{VALID}".encode("latin-1"), [], "mine.yaml, line 1: byte 0xdf is no UTF-8"),
         (VALID, ["--config", "training.epochs=3"], "--config training.epochs=3: dots do not reach into a section"),

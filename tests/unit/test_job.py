@@ -38,7 +38,7 @@ def test_a_job_writes_its_log(tmp_path):
         logger.info("loss %.2f", 0.25)
         assert this == Job("fc_l1-0", 3, "cpu", {})
     first, middle, last = log.read_text().splitlines()
-    assert first.endswith("INFO run fc_l1-0, seed 3, device cpu, threads 1")
+    assert first.endswith("INFO begun on cpu, threads 1, run fc_l1-0, seed 3")
     assert middle.endswith("INFO loss 0.25")
     assert last.endswith("INFO done")
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", line) for line in (first, middle, last))

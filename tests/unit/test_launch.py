@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gwprune.jobs.launch import Launch, gpu_slots, without
+from gwprune.jobs.launch import Launch, gpu_slots, places, without
 
 HERE = socket.gethostname()
 UUID = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -214,6 +214,23 @@ def test_a_directory_that_cannot_be_written_ends_nothing(directory, monkeypatch)
     launch.end()
 
 
+# --- the end ------------------------------------------------------------------------------------------------
+
+
+def test_the_end_of_a_run_names_what_there_is_and_commands_that_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert places(Path("results")) == ""
+    for name in ("tables", "figures"):
+        Path("results", name).mkdir(parents=True)
+    assert places(Path("results"), [tmp_path / "my config.yaml"]).splitlines() == [
+        "tables: results/tables (what each is: results/tables/README.md)",
+        "figures: results/figures",
+        "the limits: gwprune thresholds --config 'my config.yaml'",
+        "one page with all: gwprune report --config 'my config.yaml'",
+    ]
+    assert "gwprune report results" in places(Path("results"), ["a.yaml", "b.yaml"])
+
+
 # --- plans, and Ctrl-C --------------------------------------------------------------------------------------
 
 
@@ -227,10 +244,10 @@ def test_a_dry_run_changes_nothing_and_a_run_unlocks(directory, snakemake, dryru
     snakemake(0, lives=False)
     before = sorted(directory.rglob("*"))
     launch = Launch(directory)
-    seen = launch.around(lambda executor_plugin, updated: (locks(directory), updated))(
-        executor_plugin=plugin(dryrun), updated="files"
-    )
-    assert seen == ({0} if dryrun else set(), "files")
+    ended = []
+    run = launch.around(lambda executor_plugin, updated: (locks(directory), updated), finished=lambda: ended.append(1))
+    assert run(executor_plugin=plugin(dryrun), updated="files") == ({0} if dryrun else set(), "files")
+    assert len(ended) == (0 if dryrun else 1)
     if dryrun:
         assert sorted(directory.rglob("*")) == before
     launch.end()
@@ -250,7 +267,7 @@ def execute(executor_plugin):
         raise SystemExit(1)
 
 plugin = SimpleNamespace(common_settings=SimpleNamespace(dryrun_exec=False))
-Launch(Path(sys.argv[1])).around(execute)(executor_plugin=plugin)
+Launch(Path(sys.argv[1])).around(execute, lambda: None)(executor_plugin=plugin)
 """
 
 

@@ -241,7 +241,7 @@ def test_python_m_gwprune_returns_the_exit_status(results):
     assert "Traceback" not in bad.stderr
 
 
-@pytest.mark.parametrize("arguments", [[], ["threshold"], ["thresholds"]])
+@pytest.mark.parametrize("arguments", [[], ["threshold"], ["thresholds", "results", "--config", "my.yaml"]])
 def test_a_wrong_command_line_shows_the_usage(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)

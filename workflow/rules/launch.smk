@@ -3,18 +3,21 @@ import os
 from pathlib import Path
 
 from gwprune.jobs.job import SLOTS_VARIABLE
-from gwprune.jobs.launch import Launch, gpu_slots, without
+from gwprune.jobs.launch import Launch, gpu_slots, places, without
 
 if not GPU:
-    # A profile names the model of GPU jobs; here there are none, and the model alone would ask for a GPU.
+    # A profile names the model of GPU jobs, or their `gres`; here there are none, and either alone would ask for a GPU.
     asked = workflow.resource_settings.overwrite_resources
-    workflow.resource_settings.overwrite_resources = without(asked, "gpu_model")
+    workflow.resource_settings.overwrite_resources = without(asked, "gpu_model", "gres")
 
 if workflow.is_main_process:
     LAUNCH = Launch(Path(".snakemake").resolve())
     # Not public, but the one place that a run passes before Snakemake looks at its locks, and that a plan, a lint or a
     # report does not.
-    workflow.execute = LAUNCH.around(workflow.execute)
+    workflow.execute = LAUNCH.around(
+        workflow.execute,
+        finished=lambda: logger.info(places(Path(CONFIG.results), workflow.configfiles), extra={"results": True}),
+    )
     # Jobs on a cluster get their GPUs from its scheduler.
     SLOTS = gpu_slots() if GPU else []
     os.environ.pop(SLOTS_VARIABLE, None)
