@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
+import pty
 import re
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +80,27 @@ class Workflow:
         assert (done.returncode != 0) == status, done.stdout
         return done.stdout
 
+    def run_on_terminal(self, config: dict, *arguments: str, columns: int = 80) -> str:
+        """Run to the end as a person would; what a terminal gets."""
+        master, slave = pty.openpty()
+        termios.tcsetwinsize(slave, (24, columns))
+        process = subprocess.Popen(
+            self.command(config, *arguments),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=slave,
+            stderr=slave,
+            env={**os.environ, "TERM": "xterm"},
+        )
+        os.close(slave)
+        text = b""
+        with contextlib.suppress(OSError):  # how the end of the last process that writes is told
+            while data := os.read(master, 65536):
+                text += data
+        os.close(master)
+        assert process.wait(600) == 0, text.decode()
+        return text.decode()
+
     def dry_run(self, config: dict, *arguments: str, status: int = 0) -> str:
         return dry_run(self.directory, *self._arguments(config), *arguments, status=status)
 
@@ -114,7 +138,7 @@ def changed(config: dict, section: str, **values) -> dict:
 def run_once(tmp_path_factory) -> Callable[..., Workflow]:
     """A function: the run of a name, configuration and arguments, made once, also where several processes share tests.
 
-    Tests do not change its files.
+    Tests do not change its files. What it showed on a terminal of 80 columns is in the file `<name>.done` beside them.
     """
     directory = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -124,8 +148,7 @@ def run_once(tmp_path_factory) -> Callable[..., Workflow]:
         workflow, done = Workflow(directory / name), directory / f"{name}.done"
         with FileLock(directory / f"{name}.lock"):
             if not done.exists():
-                workflow.run(config, *arguments)
-                done.touch()
+                done.write_text(workflow.run_on_terminal(config, *arguments))
         return workflow
 
     return make

@@ -6,7 +6,11 @@ import xml.etree.ElementTree as ElementTree
 import pyarrow.parquet as pq
 import pytest
 
+from gwprune.config import load
+from gwprune.config.plan import Plan
+from gwprune.jobs.check import outlook
 from gwprune.tables.terminal import print_thresholds
+from tests.unit.helpers_screen import screen
 from tests.workflow.conftest import ROOT, Workflow, changed
 
 pytestmark = pytest.mark.workflow
@@ -67,6 +71,28 @@ def test_the_terminal_shows_both_limits(finished, capsys):
     assert re.search(
         r"0 +│ one-shot +│ width +│ 0\.\d{4} \[.*\n.*0 +│ fine-tuned +│ statistical_dimension +│ 0", output
     )
+
+
+def test_a_run_shows_its_jobs_while_they_work_and_ends_with_where_its_results_are(finished):
+    text = finished.directory.with_suffix(".done").read_bytes().decode()
+    for line in (r"\d+ of 18 jobs done, about \d+ (s|min) left", r"  tiny_l1-1e-3 seed 0 train( +\S.*)?"):
+        assert re.search(rf"\n{line}\r", text), text
+    lines = screen(text, 80)
+    end = next(number for number, line in enumerate(lines) if line.startswith("18 of 18 jobs are done, after "))
+    # Nothing of what was drawn while the jobs worked is left.
+    assert not [line for line in lines if line.startswith("  ") or "jobs done" in line]
+    assert lines[end + 1 : end + 3] == [
+        "tables: results/tables (what each is: results/tables/README.md)",
+        "figures: results/figures",
+    ]
+    assert lines[end + 3].startswith("the limits: gwprune thresholds --config ")
+    assert not re.search("Finished jobid|Building DAG", text)
+
+
+def test_check_counts_the_jobs_that_snakemake_plans(finished, tiny):
+    planned = finished.plan(tiny, "--forceall")
+    assert planned.pop("all") == 1
+    assert outlook(Plan(load(tiny))).jobs == planned
 
 
 def test_every_job_left_a_log_and_a_cost(finished, tables):
@@ -130,11 +156,9 @@ def test_a_bad_configuration_is_refused_before_any_job(tmp_path, tiny):
 
 
 def test_a_diverging_training_fails_by_name_and_leaves_nothing_that_looks_finished(tmp_path, tiny):
-    text = Workflow(tmp_path).run(changed(tiny, "training", lr=1e12), "--logger", "gwprune", status=1)
-    said = (
-        r"failed: tiny_l1-1e-3 seed 0 train\n  .*DivergedError: the training loss is not finite at epoch 1, step \d+.*"
-    )
-    assert re.search(said + r"\n  log: .*/train/.*\.log\nTo go on: snakemake .*--configfile", text), text
+    text = Workflow(tmp_path).run(changed(tiny, "training", lr=1e12), status=1)
+    said = r"failed: tiny_l1-1e-3 seed 0 train\n  DivergedError: the training loss is not finite at epoch 1, step \d+.*"
+    assert re.search(said + r"\n  log: .*/train/.*\.log\n\nTo go on: snakemake .*--configfile", text), text
     assert not re.search("CalledProcessError|WorkflowError", text)
     assert not list(tmp_path.glob("results/runs/**/*.*"))
     assert not (tmp_path / "results/tables").exists() or not list((tmp_path / "results/tables").iterdir())
