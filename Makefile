@@ -10,7 +10,7 @@ python := $(VENV)/bin/python
 snakemake := $(python) -m snakemake --cores $(CORES) --configfile $(CONFIG) $(FLAGS)
 stamp := $(VENV)/.gwprune-complete
 
-.PHONY: help env demo run report test test-cluster test-storm lint docs findings studies bench bench-intervals
+.PHONY: help env demo run report test test-gpu test-cluster test-storm lint docs findings studies bench bench-intervals
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -34,6 +34,9 @@ report: run  ## run, then build the self-contained report.html
 
 test: $(stamp)  ## run the tests
 	$(python) -m pytest -n 2 --dist worksteal --durations 10
+
+test-gpu: $(stamp)  ## on a machine with a CUDA device: the same numbers as on the CPU, within stated tolerances
+	$(python) -m pytest -m gpu tests/unit
 
 test-cluster: $(stamp)  ## short tests on a real SLURM, which they start; needs its packages (docs/cluster.md)
 	$(python) -m pytest -m "not storm" --durations 0 --durations-min 1 tests/cluster
