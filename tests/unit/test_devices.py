@@ -14,8 +14,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
+from gwprune.curvature.operator import CurvatureOperator
+from gwprune.datasets import DeviceSplit
+from gwprune.network.losses import BatchLoss
+from gwprune.network.prunable import PrunableSet
+from gwprune.pruning import METHODS, rank
+from gwprune.spectral.lanczos import iterate, rademacher
 from tests.unit.helpers_device import CUDA, OnCuda, pretended_cuda
 
 # Rule -> wildcards and settings of a job, and how far the numbers of a real device may be from those of the CPU,
@@ -110,7 +117,7 @@ def test_a_job_on_a_cuda_device_writes_what_it_writes_on_the_cpu_within_its_tole
 
 
 def test_tensors_of_two_devices_do_not_meet(monkeypatch):
-    here, weights = torch.ones(3), torch.nn.Linear(3, 2)
+    here, weights = torch.ones(3), nn.Linear(3, 2)
     with pretended_cuda(monkeypatch) as device:
         there = here.to("cuda")
         assert there.device == device == CUDA
@@ -133,7 +140,7 @@ def test_tensors_of_two_devices_do_not_meet(monkeypatch):
 
 def test_gradients_stay_on_the_device(monkeypatch):
     inputs, labels = torch.randn(5, 3), torch.arange(5) % 2
-    layer = torch.nn.Linear(3, 2)
+    layer = nn.Linear(3, 2)
     expected = torch.autograd.grad(functional.cross_entropy(layer(inputs), labels), layer.weight)[0]
     with pretended_cuda(monkeypatch):
         layer.to("cuda")
@@ -141,3 +148,65 @@ def test_gradients_stay_on_the_device(monkeypatch):
         assert layer.weight.grad.device == CUDA
         found = layer.weight.grad.cpu()
     assert torch.equal(found, expected)
+
+
+# --- what the jobs above do not reach -----------------------------------------------------------------------
+
+
+def small(device: str) -> tuple[nn.Module, DeviceSplit]:
+    """An untrained convolutional network and ten images."""
+    torch.manual_seed(0)
+    draw = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 255, (10, 1, 8, 8), dtype=torch.uint8, generator=draw)
+    # Neither pooling nor batch norm: their second derivatives and vmap make tensors below Python, where nothing is
+    # pretended.
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 3))
+    split = DeviceSplit(images, torch.arange(10) % 3, [0.5], [0.25], device)
+    return model.eval().to(device), split
+
+
+RANKED = [name for name, method in METHODS.items() if method.when != "iterative" and not method.depends_on_sparsity]
+
+
+@pytest.mark.filterwarnings("ignore:TF32 is on")
+@pytest.mark.parametrize("method", RANKED)
+def test_every_method_ranks_on_the_device_as_on_the_cpu(method, monkeypatch):
+    def ranks(device: str) -> np.ndarray:
+        model, split = small(device)
+        given = {"model": model, "data": split.as_tensors(), "input_shape": (1, 8, 8)}
+        return rank(method, PrunableSet(model), 0, **given).ranks.cpu().numpy()
+
+    expected = ranks("cpu")
+    with pretended_cuda(monkeypatch):
+        found = ranks("cuda")
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("augmentation", ["flip", "crop_flip"])
+def test_images_are_augmented_on_the_device_as_on_the_cpu(augmentation, monkeypatch):
+    def batches(device: str) -> list[torch.Tensor]:
+        _, split = small(device)
+        return [inputs for inputs, _ in split.epoch(4, torch.Generator().manual_seed(3), augmentation)]
+
+    expected = batches("cpu")
+    with pretended_cuda(monkeypatch):
+        found = batches("cuda")
+        assert {batch.device for batch in found} == {CUDA}
+        found = [batch.cpu() for batch in found]
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.filterwarnings("ignore:TF32 is on")
+@pytest.mark.parametrize("storage", ["device", "host", "disk"])
+def test_a_lanczos_basis_may_lie_elsewhere_than_the_products(storage, monkeypatch):
+    def coefficients(device: str) -> list[np.ndarray]:
+        model, split = small(device)
+        operator = CurvatureOperator(model, BatchLoss(functional.cross_entropy), split.as_tensors())
+        starts = [rademacher(operator.shape[0], 0, probe).to(device) for probe in (0, 1)]
+        *_, runs = iterate(operator, starts, 5, storage=storage)
+        return [run.result().alpha for run in runs]
+
+    expected = coefficients("cpu")
+    with pretended_cuda(monkeypatch):
+        found = coefficients("cuda")
+    np.testing.assert_array_equal(found, expected)
