@@ -1,4 +1,4 @@
-"""Command line: `gwprune check`, `predict`, `thresholds`, `compare`, `costs`, `report`, `config-docs`; each has `--help`."""
+"""Command line: `gwprune --help` lists the commands, each has `--help`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ example:
 
 exit status: 0; 1 after one line about what is wrong with the input; 2 for a wrong command line; 130 when interrupted
 """
-
-
 _DEFAULT = "config/config.yaml"
 
 
@@ -151,7 +149,9 @@ def main(arguments: list[str] | None = None) -> int:
         ends the process with 2.
     """
     parser = argparse.ArgumentParser(
-        "gwprune", description=__doc__.replace("`", ""), epilog="example: gwprune check config/config.yaml"
+        "gwprune",
+        description="Predict how sparse a network can be pruned, and check it by pruning.",
+        epilog="example: gwprune check config/config.yaml",
     )
     parser.add_argument("--version", action="version", version=f"gwprune {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)

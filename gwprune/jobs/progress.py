@@ -324,8 +324,8 @@ class LogHandler(LogHandlerBase):
         if not self._terminal:
             return text
         width = self._size()[0] - 1
-        fold = {"width": width, "subsequent_indent": "    ", "break_long_words": False, "break_on_hyphens": False}
-        return "\n".join("\n".join(textwrap.wrap(line, **fold)) for line in text.split("\n"))
+        fold = textwrap.TextWrapper(width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        return "\n".join("\n".join(fold.wrap(line)) for line in text.split("\n"))
 
     def close(self) -> None:
         """At the end of the run."""

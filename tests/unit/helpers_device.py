@@ -5,7 +5,7 @@ PyTorch's fake tensors know no values and cannot run backward on a device that i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -122,23 +122,31 @@ class _Pretend(TorchFunctionMode):
         return OnCuda(made) if _is_cuda(place) else made
 
 
-def _module_to(module: nn.Module, device: Any) -> nn.Module:
-    """Like ``nn.Module.to`` for a device, which exchanges the data of parameters in C++."""
-    there = _is_cuda(device)
+def _exchange(module: nn.Module, moved: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Other parameters and buffers for a module: PyTorch exchanges their data in C++."""
     for part in module.modules():
         for name, value in list(part._parameters.items()):
-            if value is not None and isinstance(value, OnCuda) != there:
-                part._parameters[name] = nn.Parameter(_move(value.detach(), there), value.requires_grad)
+            if value is not None:
+                part._parameters[name] = nn.Parameter(moved(value.detach()), value.requires_grad)
         for name, value in list(part._buffers.items()):
             if value is not None:
-                part._buffers[name] = _move(value, there)
+                part._buffers[name] = moved(value)
     return module
+
+
+def _module_to(module: nn.Module, device: Any) -> nn.Module:
+    return _exchange(module, lambda value: _move(value, _is_cuda(device)))
+
+
+def _module_double(module: nn.Module) -> nn.Module:
+    return _exchange(module, lambda value: value.to(torch.float64) if value.is_floating_point() else value)
 
 
 @contextmanager
 def pretended_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """Within, ``cuda`` is a device of this machine."""
     monkeypatch.setattr(nn.Module, "to", _module_to)
+    monkeypatch.setattr(nn.Module, "double", _module_double)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
     with _Pretend():
         yield CUDA

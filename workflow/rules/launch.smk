@@ -16,7 +16,10 @@ if workflow.is_main_process:
     # report does not.
     workflow.execute = LAUNCH.around(
         workflow.execute,
-        finished=lambda: logger.info(places(Path(CONFIG.results), workflow.configfiles), extra={"results": True}),
+        finished=lambda: logger.info(
+            places(Path(PLAN.placed(CONFIG.results)), [] if AS_MODULE else workflow.configfiles),
+            extra={"results": True},
+        ),
     )
     # Jobs on a cluster get their GPUs from its scheduler.
     SLOTS = gpu_slots() if GPU else []
