@@ -18,6 +18,7 @@ import pytest
 from snakemake_interface_logger_plugins.common import LogEvent
 from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
+from gwprune.config.command_line import find_logger
 from gwprune.jobs import progress
 from gwprune.jobs.job import QUIET_VARIABLE, job
 from gwprune.jobs.progress import LogHandler, Progress
@@ -409,3 +410,13 @@ def test_a_dry_run_and_whoever_asks_for_more_get_what_snakemake_says(monkeypatch
 
 def test_snakemake_finds_the_logger():
     assert LoggerPluginRegistry().is_installed("gwprune")
+
+
+def test_the_logger_is_made_known_where_snakemake_does_not_find_it(monkeypatch):
+    """As in an editable installation, whose packages are not listed."""
+    registry = LoggerPluginRegistry()
+    monkeypatch.setattr(registry, "plugins", {})
+    find_logger()
+    assert registry.get_plugin("gwprune").log_handler is LogHandler
+    find_logger()
+    assert list(registry.plugins) == ["gwprune"]
