@@ -313,7 +313,8 @@ def predict_threshold(
         batch_size: samples per pass; by default as many as fit the memory budget.
         device: where to compute (the model is moved); by default where it is.
         reorthogonalize: keep ``steps`` x D numbers per probe and orthogonalise; False for very large networks.
-        storage: where these lie: ``"device"``, ``"host"`` memory or ``"disk"``; ``"auto"``: the first of these with room.
+        storage: where these lie: ``"device"``, ``"host"`` memory or ``"disk"``; ``"auto"``: the first of them that has
+            room.
         checks: whether to refuse what gives a wrong number, see `gwprune.curvature.checks`.
         prunable: names, patterns such as ``"*.in_proj_weight"`` or a function that choose the weights that may be
             pruned, see :class:`gwprune.PrunableSet`. By default the weights of linear and convolution layers; a
