@@ -16,7 +16,7 @@ from .names import choice, function_of
 from .network.samples import LABELS, read_samples
 from .predict import predict_threshold
 from .pruned import check_path, prune, save_pruned
-from .storage.states import load_state, read_state
+from .storage.states import load_state, read_weights
 
 __all__ = ["predict_and_prune"]
 
@@ -25,8 +25,6 @@ _LOSSES = (
     "binary_cross_entropy_with_logits", "cross_entropy", "huber_loss", "mse_loss", "nll_loss", "smooth_l1_loss",
     "own", "module:function",
 )  # fmt: skip
-# Where programs for training put the weights within a checkpoint.
-_INNER = ("state_dict", "model_state_dict", "model", "state")
 
 
 def predict_and_prune(
@@ -126,9 +124,7 @@ def _network(network: str, weights: str | None) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"network {network!r}: returned {type(model).__name__}, not a torch.nn.Module")
     if weights is not None:
-        state = read_state(weights)
-        inner = next((state[key] for key in _INNER if isinstance(state.get(key), dict)), state)
-        load_state(model, inner, weights)
+        load_state(model, read_weights(weights), weights)
     return model.eval()
 
 

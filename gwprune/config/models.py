@@ -59,6 +59,21 @@ class Network(Named):
         + "; `torchvision:NAME`: `weights`; `module:function`: its parameters",
     )
 
+    weights: str | None = Field(
+        default=None,
+        min_length=1,
+        description="file of the `state_dict` of this network, trained, by torch.save or as safetensors. It is then not"
+        " trained: of section `training` only `l1`, which must say what it was trained with, and `batch_size` count",
+    )
+
+    @field_validator("weights")
+    @classmethod
+    def _there(cls, value: str | None) -> str | None:
+        path = value and os.path.expanduser(value)
+        if path and not os.path.isfile(path):
+            raise ValueError(f"there is no file {path!r} in or from the directory {os.getcwd()}")
+        return path
+
     @model_validator(mode="after")
     def _known(self) -> Network:
         models.validate(self.name, self.options)
@@ -110,7 +125,7 @@ class Experiment(Settings):
 
     name: str | None = Field(default=None, description="letters, digits, `_`; null: `<dataset>_<network>`")
     dataset: Dataset = Field(description="a name, or a mapping of `name` and `options`")
-    network: Network = Field(description="a name, or a mapping of `name` and `options`")
+    network: Network = Field(description="a name, or a mapping of `name`, `options` and `weights`")
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
@@ -157,8 +172,42 @@ class Experiment(Settings):
                         raise ValueError(f"sparse_training: method {name} has no level for sparsity {sparsity}")
         if sparse.methods:
             self._fits_sparse_training()
+        if self.network.weights is not None:
+            self._fits_weights()
         self._fits_images()
         return self
+
+    def _fits_weights(self) -> None:
+        """Refuse what cannot be had of a network whose training is not known."""
+        if "l1" not in self.training.model_fields_set or len(self.training.l1) > 1:
+            given = f"{self.training.l1} are given" if "l1" in self.training.model_fields_set else "none is given"
+            raise ValueError(
+                "network.weights is one network: training.l1 must be the one coefficient that it was trained with, 0"
+                f" without a penalty; {given}"
+            )
+        if self.fine_tuning.rewinding != "none":
+            raise ValueError(
+                f"fine_tuning.rewinding {self.fine_tuning.rewinding!r} goes through the dense training once more, and"
+                " that of network.weights is not known; allowed: none"
+            )
+        other = [name for name in self.sparse_training.methods if not self._goes_on_from_trained(name)]
+        if other or self.sparse_training.controls:
+            raise ValueError(
+                f"sparse_training trains the untrained network ({', '.join(other or self.sparse_training.controls)}),"
+                " and that of network.weights is not known; allowed: methods of your own whose levels begin with the"
+                " trained network and do not rewind, or methods: []"
+            )
+
+    def _goes_on_from_trained(self, name: str) -> bool:
+        """Whether a method of section `sparse_training` needs no weights but those of the trained network."""
+        method, section = pruning.method_of(name), self.sparse_training
+        if method.when != "iterative":
+            return False
+        options = section.options.get(name, {})
+        chains = [method.function(sparsity, self.epochs, **options) for sparsity in section.sparsities]
+        return all(
+            chain[0].begins_with == "trained" and all(level.start == "before" for level in chain) for chain in chains
+        )
 
     def _fits_sparse_training(self) -> None:
         """Dense training's recipe over the epochs of sparse training is a recipe too."""

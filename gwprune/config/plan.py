@@ -318,6 +318,14 @@ class Plan:
         """The prepared data set of a run."""
         return self.file("data").format(dataset=self.runs[at.run].dataset_key)
 
+    def weights(self, at: Any) -> dict[str, str]:
+        """The file of a network that is given trained."""
+        path = self.runs[at.run].experiment.network.weights
+        if path is None:
+            return {}
+        # A workflow that uses this one as a module would move a relative path.
+        return {"weights": path if self.placed(path) == path else os.path.abspath(path)}
+
     def operators(self, at: Any) -> list[str]:
         """Curvature operators of a job: the one that its wildcard names, or all of the run."""
         return [at.operator] if hasattr(at, "operator") else list(self.runs[at.run].experiment.spectrum.operators)

@@ -99,6 +99,11 @@ class Run:
         return {**{key: value for key, value in values.items() if key not in other}, "l1": self.l1}
 
     @property
+    def dense_epochs(self) -> int:
+        """Epochs of dense training; none where the network is given trained."""
+        return 0 if self.experiment.network.weights else self.experiment.training.epochs
+
+    @property
     def first_finetuned_epoch(self) -> int:
         """Epochs of the recipe that fine-tuning leaves out: none, or all but its own when it rewinds."""
         tuning = self.experiment.fine_tuning

@@ -53,7 +53,7 @@ def _criteria(plan: Plan, at: Any) -> dict[str, Any]:
 
 
 def _network(plan: Plan, at: Any) -> dict[str, Any]:
-    return {"network": _experiment(plan, at).network.model_dump()}
+    return {"network": _experiment(plan, at).network.model_dump(include={"name", "options"})}
 
 
 def _options(plan: Plan, at: Any) -> dict[str, Any]:
@@ -81,8 +81,10 @@ def _prepare_data(plan: Plan, at: Any) -> dict[str, Any]:
 
 
 def _train(plan: Plan, at: Any) -> dict[str, Any]:
-    recipe = plan.runs[at.run].recipe()
-    return {**_network(plan, at), "recipe": recipe, "checkpoint": plan.checkpoint(at, "train.pt")}
+    run = plan.runs[at.run]
+    if run.experiment.network.weights:
+        return {**_network(plan, at), "recipe": {**run.section("training", "batch_size"), "l1": run.l1}}
+    return {**_network(plan, at), "recipe": run.recipe(), "checkpoint": plan.checkpoint(at, "train.pt")}
 
 
 def _snapshot(plan: Plan, at: Any) -> dict[str, Any]:
@@ -146,7 +148,7 @@ def _sweep(plan: Plan, at: Any) -> dict[str, Any]:
         **run.section("pruning", "sparsities", "resolution"),
         **_criteria(plan, at),
         "l1": run.l1,
-        "epochs": run.experiment.training.epochs,
+        "epochs": run.dense_epochs,
     }
 
 
@@ -156,7 +158,7 @@ def _tuned(plan: Plan, at: Any) -> dict[str, Any]:
         **_ranked_here(plan, at),
         "recipe": run.fine_tuning(),
         "first_epoch": run.first_finetuned_epoch,
-        "epochs": run.experiment.training.epochs,
+        "epochs": run.dense_epochs,
     }
 
 
@@ -186,7 +188,7 @@ def _train_sparse(plan: Plan, at: Any) -> dict[str, Any]:
         "sparsities": plan.sparsities("train_sparse", at),
         "recipe": run.sparse_recipe(),
         # What the masks took before; the states of iterative methods tell it themselves.
-        "epochs": run.experiment.training.epochs if method_of(name).when == "trained" else 0,
+        "epochs": run.dense_epochs if method_of(name).when == "trained" else 0,
         "checkpoint": plan.checkpoint(at, f"{at.method}_{at.chunk}_trained"),
     }
 
@@ -197,7 +199,7 @@ def _level(plan: Plan, at: Any) -> dict[str, Any]:
         **_network(plan, at),
         "level": vars(level),
         "recipe": {**run.recipe(), "epochs": level.epochs},
-        "epochs": run.experiment.training.epochs if level.begins_with == "trained" else 0,
+        "epochs": run.dense_epochs if level.begins_with == "trained" else 0,
         "checkpoint": plan.checkpoint(at, f"{at.method}_{at.node}.pt"),
     }
 

@@ -80,7 +80,7 @@ def _described(run: Run) -> list[str]:
     spectrum, tuning, sparse = own.spectrum, own.fine_tuning, own.sparse_training
     lines = [
         f"{run.name}: {own.network.name} on {own.dataset.name}, seeds {_listed(own.seeds)}",
-        f"  train: {_count(own.training.epochs, 'epoch')}, l1 {run.l1:g}",
+        f"  train: {own.network.weights or _count(own.training.epochs, 'epoch')}, l1 {run.l1:g}",
         f"  predict: {_listed(spectrum.predictors)} of {_listed(spectrum.operators)},"
         f" {_count(spectrum.steps, 'step')}, {_count(spectrum.probes, 'probe')}, epsilon {_listed(own.epsilon)}",
         f"  prune: {_listed(own.pruning.methods)} at {_sparsities(own.pruning.sparsities)}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..datasets import DeviceSplit
 from ..network.losses import BatchDeviation, BatchLoss, batch_deviation
 from ..network.prunable import PrunableSet
 from ..storage.files import write_json
+from ..storage.states import load_state, read_weights
 from ..streams import stream_seed
 from ..tables.files import write_table
 from ..training.evaluation import Evaluation, evaluate, l1_norm
@@ -115,22 +117,23 @@ def initial_network(
     return build_network(description).to(job.device).eval(), description
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """Settings of rule `train`.
 
     Attributes:
         network: name and options of the network.
-        recipe: fields of :class:`gwprune.training.train.Recipe`.
+        recipe: fields of :class:`gwprune.training.train.Recipe`; of a network that is given trained `batch_size` and
+            `l1` alone.
         checkpoint: file of the training that is under way.
     """
 
     network: Mapping[str, Any]
     recipe: Mapping[str, Any]
-    checkpoint: str
+    checkpoint: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SnapshotSettings(TrainSettings):
     """Settings of rule `snapshot`: those of the training, and after which epoch the network is written."""
 
@@ -162,7 +165,7 @@ def snapshot(job: Job, inputs: Files, outputs: Files, settings: SnapshotSettings
 
 
 def train_dense(job: Job, inputs: Files, outputs: Files, settings: TrainSettings) -> None:
-    """Train a network from a seeded start.
+    """Train a network from a seeded start, or read the one that ``inputs["weights"]`` gives trained.
 
     Writes the network, the rows of table `training`, and as JSON what the tolerances need: loss, objective and
     accuracy on training and validation data, and the deviation of the training losses over mini-batches.
@@ -173,29 +176,36 @@ def train_dense(job: Job, inputs: Files, outputs: Files, settings: TrainSettings
     splits = {name: DeviceSplit.from_data(images, name, job.device) for name in ("train", "val")}
     name = settings.network["name"]
     logger.info("%s with %d prunable weights in %d tensors", name, prunable.dimension, len(prunable.names))
-    recipe = Recipe(**settings.recipe)
-    with job.interruption.deferred():
-        records = train(
-            model,
-            splits["train"],
-            splits["val"],
-            recipe,
-            job.seed,
-            checkpoint=Path(settings.checkpoint),
-            progress=after_epoch(job, recipe.epochs),
-        )
-    penalty = recipe.l1 * l1_norm(prunable)
+    records: list[EpochRecord] = []
+    if "weights" in inputs:
+        load_state(model, read_weights(inputs["weights"]), f"network.weights: {inputs['weights']}")
+    else:
+        recipe = Recipe(**settings.recipe)
+        with job.interruption.deferred():
+            records = train(
+                model,
+                splits["train"],
+                splits["val"],
+                recipe,
+                job.seed,
+                checkpoint=Path(settings.checkpoint),
+                progress=after_epoch(job, recipe.epochs),
+            )
+    l1, batch_size = settings.recipe["l1"], settings.recipe["batch_size"]
+    penalty = l1 * l1_norm(prunable)
     values = {name: columns_of(evaluate(model, split), penalty) for name, split in splits.items()}
-    batches = splits["train"].batches(recipe.batch_size)
-    deviation = batch_deviation(model, BatchLoss(functional.cross_entropy), batches, recipe.batch_size)
+    if "weights" in inputs:
+        _check_trained(inputs["weights"], values["train"]["loss"], images.classes)
+    batches = splits["train"].batches(batch_size)
+    deviation = batch_deviation(model, BatchLoss(functional.cross_entropy), batches, batch_size)
     summary = {
         "owner": job.key,
         "splits": values,
         "batch_std": deviation.value,
         "batch_std_standard_error": deviation.standard_error if deviation.batches > 1 else None,
         "batches": deviation.batches,
-        "batch_size": recipe.batch_size,
-        "l1": recipe.l1,
+        "batch_size": batch_size,
+        "l1": l1,
         "dimension": prunable.dimension,
     }
     logger.info("dense: %s, batch_std %.6g", values, deviation.value)
@@ -207,4 +217,17 @@ def train_dense(job: Job, inputs: Files, outputs: Files, settings: TrainSettings
     save_network(outputs["network"], model, description, owner=job.key)
     write_table("training", [{**job.key, **vars(record)} for record in records], outputs["history"], job.provenance())
     write_json(outputs["dense"], summary)
-    Path(settings.checkpoint).unlink(missing_ok=True)
+    if settings.checkpoint:
+        Path(settings.checkpoint).unlink(missing_ok=True)
+
+
+def _check_trained(path: str, loss: float, classes: int) -> None:
+    """What is predicted of a network that was not trained for these data means nothing."""
+    if not math.isfinite(loss):
+        raise ValueError(f"network.weights: the training loss of {path} is {loss}")
+    if loss >= math.log(classes):
+        logger.warning(
+            "the training loss of %s is %.4g, no better than guessing (%.4g): its classes may be in another order, or"
+            " its inputs scaled otherwise",
+            path, loss, math.log(classes),
+        )  # fmt: skip

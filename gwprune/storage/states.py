@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from .files import atomic_path, save_tensors
 from .owners import ArtifactError
 
-__all__ = ["load_state", "read_state", "write_state"]
+__all__ = ["load_state", "read_state", "read_weights", "write_state"]
 
 _HEAD = "gwprune"
+# Where programs for training put the weights within a checkpoint.
+_INNER = ("state_dict", "model_state_dict", "model", "state")
 
 
 def write_state(path: str | os.PathLike, tensors: Mapping[str, Tensor], head: Mapping[str, Any] | None = None) -> None:
@@ -90,6 +92,20 @@ def read_state(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds {type(values).__name__}, not a dictionary of tensors")
     return values
+
+
+def read_weights(path: str | os.PathLike) -> dict[str, Any]:
+    """The state of a network: what :func:`read_state` reads, or the state within it, of a checkpoint of training.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError: as :func:`read_state`.
+        OSError: when it cannot be opened.
+    """
+    state = read_state(path)
+    return next((state[key] for key in _INNER if isinstance(state.get(key), dict)), state)
 
 
 def load_state(model: nn.Module, state: Mapping[str, Any], source: str | os.PathLike) -> None:

@@ -111,7 +111,7 @@ _FACTS = (
 
 TABLES: dict[str, tuple[str, list[Column]]] = {
     "training": (
-        "Dense training, one row per epoch.",
+        "Dense training, one row per epoch; none of a network that `network.weights` gives trained.",
         [
             *_NETWORK,
             _key("epoch", "1 for the first epoch", "int64"),
@@ -165,7 +165,11 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             _count("nonzeros", "prunable weights left"),
             _count("empty_layers", "prunable tensors (layers) without a single weight left"),
             _count("multiply_adds", "multiply-adds of the weights left, for one image"),
-            _number("epochs", "training epochs spent on this network from its initialisation on, all stages together"),
+            _number(
+                "epochs",
+                "training epochs spent on this network from its initialisation (or from `network.weights`) on, all"
+                " stages together",
+            ),
             _number("pruned_norm", "norm of the weights as they were when they were removed; `one_shot`: R(s)"),
             _number("loss", "mean data loss", "nats"),
             _number("objective", "data loss plus l1 times the sum of |w| over the prunable weights", "nats"),
@@ -247,7 +251,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             _number("dense_multiply_adds", "multiply-adds of the dense network for one image", "count"),
             _number("multiply_adds", "mean multiply-adds of the weights left, for one image", "count"),
             _number("speedup", "theoretical speed-up, dense_multiply_adds / multiply_adds; infinite when none is left"),
-            _number("epochs", "mean training epochs from initialisation on, all stages together"),
+            _number("epochs", "as in table `sweep`, mean over the seeds"),
             _count("empty_layers", "prunable tensors (layers) without a single weight left; the seed with most"),
             _count(
                 "rank",

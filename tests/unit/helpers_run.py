@@ -117,7 +117,7 @@ class SmallRun:
         tables = {name: plan.run_table(name).format(run=self.run.name) for name in RUN_TABLES}
         return {
             "prepare_data": lambda: {},
-            "train": lambda: data,
+            "train": lambda: plan.weights(at) | data,
             "snapshot": lambda: data,
             "spectrum": lambda: data | network,
             "predict": lambda: plan.probes(at) | plan.rankings(at) | network | dense,

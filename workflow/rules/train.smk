@@ -1,5 +1,6 @@
 rule train:
     input:
+        unpack(PLAN.weights),
         data=PLAN.data,
     output:
         network=FILE("network"),
