@@ -71,7 +71,7 @@ class Network(Named):
     def _there(cls, value: str | None) -> str | None:
         path = value and os.path.expanduser(value)
         if path and not os.path.isfile(path):
-            raise ValueError(f"there is no file {path!r} in or from the directory {os.getcwd()}")
+            raise ValueError(f"there is no file {path!r} (seen from {os.getcwd()})")
         return path
 
     @model_validator(mode="after")

@@ -28,7 +28,8 @@ NOTES = (
     " brackets the rank among"
     f" all methods and stages at the same sparsity; the best is bold. {_EMPTY}: some layer has no weight left.",
     "Speed-up is theoretical: multiply-adds of the dense network over those of the weights left. Epochs count from"
-    " initialisation. Thresholds: mean ± standard deviation over the seeds, where each seed's bracket is known, and the"
+    " initialisation, or from a network that was given trained. Thresholds: mean ± standard deviation over the seeds,"
+    " where each seed's bracket is known, and the"
     " smallest interval that holds the brackets of all seeds; >=: some seed met it throughout; <: some seed missed it"
     " at the first sparsity.",
 )

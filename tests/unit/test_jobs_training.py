@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 
 from gwprune import datasets
+from gwprune.config.settings import settings_of
 from gwprune.jobs import dense
 from gwprune.jobs.artifacts import build_network, load_network
 from gwprune.jobs.job import job
@@ -142,7 +143,8 @@ def test_the_snapshot_before_the_first_epoch_is_the_seeded_network(run, snapshot
     torch.manual_seed(0)
     expected = build_network(torch.load(path, weights_only=True)["description"]).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in load_network(path).state_dict().items())
-    model, description = dense.initial_network(run.job, datasets.load(run.data), run.experiment.network.model_dump())
+    network = settings_of(run.plan, "train", run.at())["network"]
+    model, description = dense.initial_network(run.job, datasets.load(run.data), network)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
     assert description == torch.load(path, weights_only=True)["description"]
     assert not model.training
