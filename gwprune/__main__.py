@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,12 @@ def _epsilon(text: str) -> str | float:
 def _sparsity(text: str) -> str | float:
     if text == "predicted":
         return text
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 <= value <= 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"must be in [0, 1] or 'predicted', got {text!r}")
     return value
 
 

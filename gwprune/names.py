@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
+from numbers import Integral
 from typing import Any
 
-__all__ = ["choice", "function_of", "lazy", "nearest", "refusal"]
+__all__ = ["choice", "function_of", "lazy", "nearest", "refusal", "whole_number"]
 
 
 def nearest(value: Any, allowed: Iterable[str]) -> str:
@@ -41,6 +42,26 @@ def choice(what: str, value: Any, allowed: Iterable[str]) -> Any:
     if value not in allowed:
         raise ValueError(refusal(what, value, allowed))
     return value
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """``value``, if it is a whole number of at least ``least``.
+
+    Args:
+        name: of the argument.
+        value: what was given; NumPy's whole numbers will do, ``True`` will not.
+        least: the least that is allowed.
+
+    Raises:
+        TypeError: for another kind, naming the argument, the value and what is allowed.
+        ValueError: for a smaller number, likewise.
+    """
+    text = f"{name} must be a whole number of at least {least}, got {value!r}"
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(text)
+    if value < least:
+        raise ValueError(text)
+    return int(value)
 
 
 def function_of(what: str, name: str) -> Callable[..., Any]:

@@ -246,9 +246,7 @@ class Predicted:
         except OSError:
             raise
         except Exception as error:  # whatever a file of another kind makes of this
-            raise ValueError(
-                f"{path} is no complete file of a prediction by this version of gwprune: {error}"
-            ) from error
+            raise ValueError(f"{path} is no complete file of a prediction by this version of gwprune") from error
 
     def plot(self, *paths: str | os.PathLike) -> Figure:
         """Draw the width curve, the threshold where it meets the sparsity, and the layers' sparsities there.

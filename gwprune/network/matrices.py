@@ -117,7 +117,7 @@ def chosen(model: nn.Module, named: list[Named], choice: Choice | None) -> list[
     """
     if choice is None:
         picked = _layers(named)
-    elif callable(choice):
+    elif callable(choice) and not isinstance(choice, type | nn.Module):
         picked = {key: entry for key, entry in matrices(named).items() if choice(entry.name, entry.parameter)}
     else:
         picked = _matching(model, named, [choice] if isinstance(choice, str) else choice)
@@ -146,7 +146,7 @@ def _matching(model: nn.Module, named: list[Named], patterns: Sequence[str]) -> 
     if not isinstance(patterns, Sequence | set | frozenset) or not all(isinstance(item, str) for item in patterns):
         raise TypeError(
             "prunable must be a parameter's name, a pattern such as '*.in_proj_weight', a list of these, or a function"
-            f" (name, parameter) -> bool, got {patterns!r}"
+            f" (name, parameter) -> bool, got {_described(patterns)}"
         )
     names = {entry.name for entry in named}
     every = set(matrices(named))
@@ -165,6 +165,12 @@ def _matching(model: nn.Module, named: list[Named], patterns: Sequence[str]) -> 
         if entry.name in met:
             picked.setdefault(id(entry.parameter), entry)
     return picked
+
+
+def _described(value: object) -> str:
+    """A value that is printed in one line, of others what they are."""
+    text = repr(value)
+    return text if "\n" not in text and not isinstance(value, type) else f"{value.__class__.__name__}"
 
 
 def _nothing_message(model: nn.Module, pattern: str, named: list[Named]) -> str:
@@ -195,6 +201,8 @@ def empty_message(model: nn.Module, named: list[Named], choice: Choice | None) -
             f"{name} is {state}: its layers are no nn.Linear or nn.Conv*d any more; use the module that it was made of"
         )
     rule = "the default is the weights of nn.Linear and nn.Conv*d" if choice is None else "prunable chooses none"
+    if not named:
+        rule = "it has no parameters at all (the order of the arguments is model, loss_fn, data)"
     return f"{name} has no prunable weights: {rule}{_its_matrices([e.name for e in matrices(named).values()])}"
 
 

@@ -70,6 +70,8 @@ def as_product(operator: Any) -> Callable[[Tensor], Tensor]:
         raise TypeError(f"an operator needs .shape and @; {type(operator).__name__} lacks one")
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(f"an operator must be square, got shape {tuple(shape)}")
+    if "complex" in str(getattr(operator, "dtype", "")):
+        raise TypeError(f"an operator must be real, got {operator.dtype}; of a matrix that is real in fact take A.real")
     if isinstance(operator, Tensor) and not operator.is_floating_point():
         operator = operator.double()
     if isinstance(operator, Tensor) or isinstance(getattr(operator, "device", None), torch.device):

@@ -135,21 +135,24 @@ def test_bad_input_is_one_line_and_status_1(place, capsys, arguments, message):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "message"),
     [
-        ["predict", "own_nets:build"],
-        command("--prune", "0.9"),
-        command("--out", "pruned.pt"),
-        command("--prune", "1.5", "--out", "pruned.pt"),
-        command("--predictor", "wide"),
-        command("--stepz", "3"),
+        (["predict", "own_nets:build"], "required: --data"),
+        (command("--prune", "0.9"), "--prune and --out go together"),
+        (command("--out", "pruned.pt"), "--prune and --out go together"),
+        (command("--prune", "1.5", "--out", "pruned.pt"), "--prune: must be in [0, 1] or 'predicted', got '1.5'"),
+        (command("--prune", "all", "--out", "pruned.pt"), "--prune: must be in [0, 1] or 'predicted', got 'all'"),
+        (command("--predictor", "wide"), "invalid choice: 'wide'"),
+        (command("--stepz", "3"), "--stepz"),
     ],
 )
-def test_a_wrong_command_line_is_status_2(arguments, capsys):
+def test_a_wrong_command_line_is_status_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    assert "usage: gwprune" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "usage: gwprune" in error
+    assert message in error
 
 
 def test_an_interrupt_is_status_130(place, capsys, monkeypatch):

@@ -310,6 +310,8 @@ def test_vectors_have_the_precision_of_the_operator_and_products_keep_it(operato
 def test_things_that_are_no_operator_are_refused():
     with pytest.raises(ValueError, match=r"must be square, got shape \(2, 3\)"):
         as_product(np.ones((2, 3)))
+    with pytest.raises(TypeError, match="must be real, got complex128"):
+        as_product(np.eye(2) * 1j)
     with pytest.raises(ValueError, match="must be square"):
         as_product(np.ones(4))
     with pytest.raises(TypeError, match="list lacks one"):

@@ -203,7 +203,9 @@ def test_a_choice_that_meets_nothing_is_refused_with_what_is_near(choice, messag
         PrunableSet(vision_transformer(), choice)
 
 
-@pytest.mark.parametrize("choice", [3, 0.8, [1], nn.Linear(2, 2).weight, iter(["0.weight"])])
+@pytest.mark.parametrize(
+    "choice", [3, 0.8, [1], nn.Linear(2, 2).weight, nn.Linear, nn.Linear(2, 2), iter(["0.weight"])]
+)
 def test_a_choice_of_another_kind_is_refused(choice):
     with pytest.raises(TypeError, match=r"prunable must be a parameter's name, a pattern .*, a list of these, or a f"):
         PrunableSet(vision_transformer(), choice)
