@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .curvature.checks import explained
+from .names import whole_number
 from .network.losses import BatchLoss, allowed_rise, check_epsilon, mean_loss
 from .network.matrices import Choice
-from .network.modes import weights_kept
+from .network.modes import moved, weights_kept
 from .network.prunable import PrunableSet
 from .network.samples import Samples, mini_batch_size, read_samples
 from .pruning import mask, method_of, rank
@@ -101,6 +103,7 @@ class PrunedLoss:
         entry = method_of(method)
         self.batch_size, self.data = _read(model, loss, data, samples, batch_size, device, seed)
         self.model, self.loss, self.prunable = model, loss, PrunableSet(model, prunable)
+        self.prunable.check_values()
         self.evaluations = 0
         given = {"model": model, "data": _pair(method, self.data), "loss_fn": loss.loss_fn} if entry.needs else {}
         if entry.depends_on_sparsity:
@@ -137,10 +140,9 @@ def _read(
         raise TypeError(
             f"model must be a torch.nn.Module, got {type(model).__name__}; the order is model, loss_fn, data"
         )
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if device is not None:
-        model.to(device)
+    if batch_size is not None:
+        batch_size = whole_number("batch_size", batch_size, 1)
+    moved(model, device)
     first = next(model.parameters(), torch.empty(0))
     form: dict[str, Any] = {
         "dtype": first.dtype,
@@ -254,8 +256,8 @@ def measure_threshold(
         (0.5, 0.5, 4)
     """
     check_epsilon(epsilon)
-    if not 1e-6 <= resolution < 1:
-        raise ValueError(f"resolution must be at least 0.000001 and below 1, got {resolution}")
+    if not (isinstance(resolution, Real) and 1e-6 <= resolution < 1):
+        raise ValueError(f"resolution must be at least 0.000001 and below 1, got {resolution!r}")
     batch_loss = BatchLoss(loss_fn, forward, weight)
     given: dict[str, Any] = {
         "method": method,
@@ -269,7 +271,9 @@ def measure_threshold(
     with weights_kept(loss.prunable):
         dense = loss.dense()
         if not math.isfinite(dense):
-            raise FloatingPointError(f"the loss of the dense network is {dense}: there is no limit to measure")
+            bad = next(loss.data.not_finite(), None)
+            why = f"; {bad.text}" if bad else ""
+            raise FloatingPointError(f"the loss of the dense network is {dense}: there is no limit to measure{why}")
         allowed, _ = allowed_rise(epsilon, model, batch_loss, loss.data, mini_batch_size(data), loss.batch_size)
 
         def measure(sparsities: Sequence[float]) -> Iterator[dict[str, dict[str, float]]]:

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,14 @@ from torch import Tensor, nn
 from .curvature.compaction import CompactedOperator, compacted
 from .curvature.operator import OPERATORS, CurvatureOperator, curvature_operator
 from .curvature.watched import watched
+from .names import whole_number
 from .network.losses import allowed_rise, check_epsilon
 from .network.matrices import Choice, Matrix
 from .network.modes import eval_mode, frozen
 from .network.prunable import PrunableSet
 from .network.samples import leaves, mini_batch_size
 from .predicted import Predicted
-from .pruning import Ranking, rank, removed_count
+from .pruning import Ranking, method_of, rank, removed_count
 from .spectral.lanczos import STORAGES, storage_for
 from .spectral.predictors import PREDICTORS, Predictor
 from .spectral.probes import InterruptedSpectrum, known_spectrum, probe_until
@@ -349,8 +351,8 @@ def predict_threshold(
         raise TypeError(
             f"model must be a torch.nn.Module, got {type(model).__name__}; the order is model, loss_fn, data"
         )
-    if not isinstance(steps, int) or not isinstance(probes, int):
-        raise TypeError(f"steps and probes must be whole numbers (int), got {steps!r} and {probes!r}")
+    steps, probes = whole_number("steps", steps, 1), whole_number("probes", probes, 1)
+    seed = whole_number("seed", seed, 0)
     if operator not in OPERATORS:
         raise ValueError(f"operator must be one of {', '.join(OPERATORS)}, got {operator!r}")
     if predictor not in PREDICTORS:
@@ -358,10 +360,13 @@ def predict_threshold(
     if operator not in PREDICTORS[predictor].operators:
         known = ", ".join(PREDICTORS[predictor].operators)
         raise ValueError(f"predictor {predictor!r} needs operator {known}, got {operator!r}")
-    if steps < 1 or probes < 1:
-        raise ValueError(f"steps and probes must be at least 1, got {steps} and {probes}")
-    if tolerance is not None and not 0 < tolerance < 1:
-        raise ValueError(f"tolerance must be between 0 and 1, got {tolerance}")
+    if tolerance is not None and not (isinstance(tolerance, Real) and 0 < tolerance < 1):
+        raise ValueError(f"tolerance must be between 0 and 1, got {tolerance!r}")
+    entry = method_of(method)
+    if entry.needs or entry.depends_on_sparsity:
+        raise ValueError(
+            f"method {method!r} does not rank by the weights alone, as a prediction needs; measure_threshold takes it"
+        )
     check_epsilon(epsilon)
     if storage not in ("auto", *STORAGES):
         raise ValueError(f"storage must be one of auto, {', '.join(STORAGES)}, got {storage!r}")

@@ -205,6 +205,7 @@ def prune(
     if (sparsity is None) == (pattern is None):
         raise ValueError("give either a sparsity or a pattern")
     weights = PrunableSet(model, prunable)
+    weights.check_values()
     if prunable is None:
         weights.tell_left_out()
     given = {"options": options, "model": model, "data": data, "loss_fn": loss_fn}
@@ -231,7 +232,7 @@ def prune(
 
 
 def _pattern(pattern: str) -> tuple[int, int]:
-    few, colon, many = pattern.partition(":")
+    few, colon, many = pattern.partition(":") if isinstance(pattern, str) else ("", "", "")
     if not (colon and few.isdecimal() and many.isdecimal() and 0 < int(few) < int(many)):
         raise ValueError(f"pattern must be 'N:M' with 0 < N < M, such as '2:4', got {pattern!r}")
     return int(few), int(many)

@@ -12,7 +12,6 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from ..network.losses import BatchLoss
 from ..network.modes import differentiable
 from ..network.prunable import PrunableSet
-from ..network.samples import Batch, count_samples, divisible, leaves, map_tensors, take
+from ..network.samples import Batch, count_samples, divisible, map_tensors, take
 from ..spectral.spectrum import ROUNDINGS
 from ..streams import stream
 from .graphs import GaussNewtonGraph, HessianGraph
@@ -169,7 +168,7 @@ def _doubled(batch: Batch) -> Batch:
 def explained(error: RuntimeError) -> Exception | None:
     """What to do about some of PyTorch's own errors; None for others."""
     text = str(error).split("\n")[0]
-    kernel = re.search(r"derivative for (?:aten::)?_?(\w+?)(_backward\w*)? is not implemented", text)
+    kernel = re.search(r"derivative for '?(?:aten::)?_?(\w+?)(_backward\w*)?'? is not implemented", text)
     if kernel:
         same = " (it is relu6(x + 3) / 6)" if kernel[1] == "hardsigmoid" else ""
         return CurvatureError(
@@ -178,8 +177,25 @@ def explained(error: RuntimeError) -> Exception | None:
         )
     if re.search(r"same dtype|type .* should be the same|expected scalar type", text):
         return ValueError(
-            f"the data do not have the dtype of the weights ({text}); convert one of them, as by inputs.float() or"
-            " model.double()"
+            f"the data do not have the dtype of the weights ({text}); convert one of them, as by inputs.float(), or both, as"
+            " by model.float()"
+        )
+    if "nference tensor" in text:
+        return ValueError(
+            "what torch.inference_mode() makes cannot be differentiated: leave it around this call, clone() data that"
+            " were made in it, and load weights that were into a network that was not"
+        )
+    if "SparseTensorImpl" in text:
+        return ValueError(
+            "the gradient of a prunable weight is sparse, as that of nn.Embedding(sparse=True) is: use sparse=False, or"
+            " choose other weights with prunable="
+        )
+    if re.search(r"shapes cannot be multiplied|to have \d+ channels", text):
+        return ValueError(f"the data do not fit the network: its layers take another number of features ({text})")
+    if re.search(r"expected target dtype|target tensor expected", text):
+        return ValueError(
+            f"loss_fn cannot take the targets of the data ({text}); cross_entropy takes classes of shape (samples,) as"
+            " int64, or probabilities of the output's shape and dtype"
         )
     if "Expected target size" in text:
         return ValueError(
@@ -272,25 +288,24 @@ def _roundings(operator: CurvatureOperator, trial: _Trial, double: _Trial, vecto
 
 
 def _check_finite(operator: CurvatureOperator, product: Tensor) -> None:
-    starts = accumulate(operator.data.counts, initial=0)
-    for number, (part, start) in enumerate(zip(operator.data.parts, starts, strict=False)):
-        for name, tensor in leaves(part):
-            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-                continue
-            bad = torch.isnan(tensor).flatten(1).any(dim=1) if tensor.ndim > 1 else torch.isnan(tensor)
-            if bool(bad.any()):
-                first = int(bad.nonzero()[0])
-                batch = operator.data.batch((number, slice(first, first + 1)))
-                sample = _Trial(operator.model, operator.batch_loss, batch, None, "")
-                if math.isnan(sample.loss()):  # a network may know what to do with it
-                    name = {"0": "input", "1": "target"}.get(name, name) if isinstance(part, tuple) else name
-                    raise FloatingPointError(
-                        f"the data hold NaN: {int(bad.sum())} of {operator.samples} samples in their {name}, the first"
-                        f" is sample {start + first}; leave them out or fill them in"
-                    )
+    vector = torch.ones_like(product)
+    for bad in operator.data.not_finite():
+        trial = _Trial(
+            operator.model, operator.batch_loss, operator.data.batch(bad.place), operator.prunable, operator.operator
+        )
+        with differentiable(operator.model, operator.prunable):
+            # A network may know what to do with it.
+            if not (math.isfinite(trial.loss()) and bool(torch.isfinite(trial.product(vector)).all())):
+                raise FloatingPointError(bad.text)
+    for name, value in operator.model.state_dict().items():
+        if isinstance(value, Tensor) and bool(torch.isnan(value).any()) and not torch.isfinite(product).all():
+            raise FloatingPointError(
+                f"{name} of the network holds NaN, so no product is finite: it has diverged, or its file is damaged"
+            )
     if not torch.isfinite(product).all():
         raise FloatingPointError(
-            "a curvature product is not finite, although the data hold no NaN: the network or its loss has diverged"
+            "a curvature product is not finite, although the data hold no NaN, nor do the weights: the network or its"
+            " loss has diverged"
         )
 
 
@@ -302,7 +317,7 @@ def _check_determinism(product: Tensor, again: Tensor) -> None:
         raise NotDeterministicError(
             "two products of the same operator and vector differ by"
             f" {(difference / product.norm()).item():.2g} of their norm: the network is random (active"
-            " dropout, noise) or changes its state; make its forward pass deterministic in eval mode"
+            " dropout, noise) or changes its state or its input; make its forward pass deterministic in eval mode"
         )
 
 
@@ -405,9 +420,10 @@ def _disagreement(trial: _Trial, vector: Tensor, product: Tensor, steps: tuple[f
 
 def _wrong_message(wrong: str) -> str:
     return (
-        f"{wrong} (finite differences on a few samples). Look for detach(), torch.no_grad() or straight-through"
-        " estimators in the forward pass, and for torch.autograd.Function or fused kernels whose backward pass has no"
-        f" derivative; compute these parts with plain PyTorch. {_OFF}"
+        f"{wrong} (finite differences on a few samples). Look for detach(), torch.no_grad(), straight-through"
+        " estimators or torch.utils.checkpoint with use_reentrant=True in the forward pass, and for"
+        " torch.autograd.Function or fused kernels whose backward pass has no derivative; compute these parts with"
+        f" plain PyTorch. {_OFF}"
     )
 
 

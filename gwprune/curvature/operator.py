@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..names import whole_number
 from ..network.losses import BatchLoss, mean_gradient
 from ..network.matrices import Choice
-from ..network.modes import differentiable, eval_mode, frozen
+from ..network.modes import differentiable, eval_mode, frozen, moved
 from ..network.prunable import PrunableSet
 from ..network.samples import Batch, Samples, read_samples
 from ..spectral.spectrum import ROUNDINGS
@@ -133,22 +134,20 @@ class CurvatureOperator(ProductOperator):
     ):
         if operator not in _KINDS:
             raise ValueError(f"operator must be one of {', '.join(_KINDS)}, got {operator!r}")
+        if batch_size is not None:
+            batch_size = whole_number("batch_size", batch_size, 1)
         training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
         if training:
             raise ValueError(
                 f"the network is in training mode ({training[0]}): curvature needs model.eval(), or batch"
                 " normalisation and dropout change the function from pass to pass"
             )
-        if device is not None:
-            model.to(device)
+        moved(model, device)
         self.model, self.batch_loss, self.operator = model, loss, operator
         self.prunable = PrunableSet(model, prunable)
+        self.prunable.check_values()
         first = self.prunable.parameters[0]
         for name, parameter in zip(self.prunable.names, self.prunable.parameters, strict=True):
-            if parameter.is_meta:
-                raise ValueError(
-                    f"{name} is on the meta device, where weights have shapes but no values; load them first"
-                )
             if parameter.dtype != first.dtype:
                 raise ValueError(
                     f"the prunable weights have different dtypes: {self.prunable.names[0]} is {first.dtype}, {name} is"
@@ -174,8 +173,6 @@ class CurvatureOperator(ProductOperator):
             if self.device.type == "cpu":
                 low, high = _CPU_BATCHES
                 batch_size = min(batch_size, max(low, min(high, int(_CPU_BATCH_BYTES / per_sample))))
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.batch_size = min(batch_size, self.samples)
         self.keeps_graphs = per_sample * self.samples <= memory_mb * 2**20
         self.graph_bytes = per_sample * (self.samples if self.keeps_graphs else self.batch_size)

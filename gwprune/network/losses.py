@@ -48,6 +48,8 @@ class BatchLoss:
                 kind = f"{type(value).__name__} {value!r}" if isinstance(value, str) else type(value).__name__
                 order = "; the order is model, loss_fn, data" if least else ""
                 raise TypeError(f"{name} must be a function or None, got {kind}{order}")
+            if isinstance(value, type):
+                raise TypeError(f"{name} is the class {value.__name__}; give an object of it, {value.__name__}()")
 
     def run(self, model: nn.Module, batch: Batch) -> tuple[Any, Any]:
         """(output, target) of a batch; without ``loss_fn`` the target is None.
@@ -104,7 +106,9 @@ class BatchLoss:
                 loss = self.loss_fn(output, target)
             except (TypeError, AttributeError) as error:
                 if isinstance(output, Tensor):
-                    raise
+                    if "positional argument" not in str(error):
+                        raise
+                    raise TypeError(f"loss_fn is called as loss_fn(output, target): {error}") from error
                 raise TypeError(
                     f"loss_fn cannot take the network's output, {type(output).__name__} ({error}); choose the tensor"
                     " with forward=, as in lambda model, batch: (model(batch[0])[0], batch[1])"
@@ -118,6 +122,11 @@ class BatchLoss:
                 )
         if not isinstance(loss, Tensor):
             raise TypeError(f"the loss must be a tensor that autograd can follow, got {type(loss).__name__}")
+        if loss.numel() != 1 and self.loss_fn is None:
+            raise ValueError(
+                f"loss_fn=None takes the network's output as the loss, and that has shape {tuple(loss.shape)}; give a"
+                " loss_fn, or a network whose output has the loss, as 'loss'"
+            )
         if loss.numel() != 1:
             raise ValueError(
                 f"the loss must be one number, the mean over the samples, got shape {tuple(loss.shape)}; use"
@@ -164,7 +173,15 @@ class BatchLoss:
         """
         if self.weight is None:
             return count_samples(batch)
-        value = float(self.weight(batch if self.forward is not None else self._target(batch)))
+        given = self.weight(batch if self.forward is not None else self._target(batch))
+        try:
+            value = float(given)
+        except (TypeError, ValueError, RuntimeError) as error:
+            shape = f" of shape {tuple(given.shape)}" if isinstance(given, Tensor) else ""
+            raise ValueError(
+                f"weight must give one number for a batch, got {type(given).__name__}{shape}; add it up, as in"
+                " weight=lambda target: (target != -100).sum()"
+            ) from error
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"weight must give a number of at least 0, got {value}")
         return value
@@ -285,7 +302,9 @@ def check_epsilon(epsilon: str | float) -> float:
         ValueError: naming it and what is allowed.
     """
     try:
-        if not isinstance(epsilon, str):
+        if isinstance(epsilon, bool):
+            number = math.nan
+        elif not isinstance(epsilon, str):
             number = float(epsilon)
         elif epsilon == "batch_std":
             number = 1.0

@@ -22,7 +22,22 @@ if hasattr(torch.backends.cudnn, "conv"):  # PyTorch 2.9 or later, where reading
     }
     _SWITCH, _ON, _OFF = "fp32_precision", "tf32", "ieee"
 
-__all__ = ["buffers_kept", "differentiable", "eval_mode", "frozen", "undisturbed", "weights_kept"]
+__all__ = ["buffers_kept", "differentiable", "eval_mode", "frozen", "moved", "undisturbed", "weights_kept"]
+
+
+def moved(model: nn.Module, device: torch.device | str | None) -> None:
+    """Move the network to ``device``, unless it is None.
+
+    Raises:
+        ValueError: naming a device that does not exist or has no driver.
+    """
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    model.to(device)
 
 
 @contextmanager

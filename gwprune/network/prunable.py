@@ -51,6 +51,11 @@ class PrunableSet:
 
     def __init__(self, model: nn.Module, prunable: Choice | PrunableSet | None = None):
         named = named_parameters(model)
+        for name, parameter, module in named:
+            if isinstance(parameter, nn.parameter.UninitializedParameter):
+                raise ValueError(
+                    f"{name} ({type(module).__name__}) has no shape yet: call the network once on some data first"
+                )
         choice = prunable.names if isinstance(prunable, PrunableSet) else prunable
         weights = chosen(model, named, choice)
         others = matrices(named)
@@ -83,6 +88,18 @@ class PrunableSet:
         """Names and shapes in order, as one digest: files that speak of D weights say which ones they mean."""
         text = repr([(name, tuple(shape)) for name, shape in zip(self.names, self.shapes, strict=True)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def check_values(self) -> None:
+        """Refuse weights that have shapes but no values.
+
+        Raises:
+            ValueError: naming the first on the meta device.
+        """
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            if parameter.is_meta:
+                raise ValueError(
+                    f"{name} is on the meta device, where weights have shapes but no values; load them first"
+                )
 
     def tell_left_out(self) -> None:
         """Warn when the set holds less than four fifths of the weights in the network's matrices."""

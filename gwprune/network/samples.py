@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -95,10 +96,24 @@ def take(value: Batch, part: Part) -> Batch:
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """The network's output; a tuple of inputs is spread over its arguments, a dict over their names."""
-    if isinstance(inputs, dict):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    """The network's output; a tuple of inputs is spread over its arguments, a dict over their names.
+
+    Raises:
+        TypeError: also when the network takes others.
+    """
+    try:
+        if isinstance(inputs, dict):
+            return model(**inputs)
+        return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    except TypeError as error:
+        if f"{type(model).__name__}.forward()" not in str(error):
+            raise
+        given = f"the names {', '.join(inputs)}" if isinstance(inputs, dict) else ""
+        given = given or (f"{len(inputs)} inputs" if isinstance(inputs, tuple) else "one input")
+        raise TypeError(
+            f"the data give the network {given}: {error}; a tuple of inputs is spread over the arguments, a dict over"
+            " their names, and forward= calls it in any other way"
+        ) from error
 
 
 def mini_batch_size(data: Any) -> int:
@@ -110,6 +125,18 @@ def batches_of(data: Batch, size: int) -> Iterator[Batch]:
     """Batches in stored order, ``size`` samples at a time; the last batch may be smaller."""
     for start in range(0, count_samples(data), size):
         yield take(data, slice(start, start + size))
+
+
+class NotFinite(NamedTuple):
+    """NaN or infinite numbers in a tensor of the data.
+
+    Attributes:
+        place: of the first sample with such a number, for :meth:`Samples.batch`.
+        text: what there is and what to do about it.
+    """
+
+    place: tuple[int, slice]
+    text: str
 
 
 class Samples:
@@ -149,12 +176,30 @@ class Samples:
         return take(part, place[1]) if divisible(part) else part
 
     def batch(self, place: tuple[int, Part]) -> Batch:
-        """On the device; see :meth:`places`."""
-        return _moved(self.stored(place), self.device)
+        """A copy on the device, which the network may change in place; see :meth:`places`."""
+        return _moved(self.stored(place), self.device, copy=True)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Of at most ``size`` samples each, in stored order, on the device."""
         return (self.batch(place) for place in self.places(size))
+
+    def not_finite(self) -> Iterator[NotFinite]:
+        """The tensors that hold numbers which are not finite, each with the first of its samples that does."""
+        for number, (part, start) in enumerate(zip(self.parts, accumulate(self.counts, initial=0), strict=False)):
+            for name, tensor in leaves(part):
+                if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                    continue
+                for kind, found in (("NaN", torch.isnan), ("infinite numbers", torch.isinf)):
+                    bad = found(tensor).reshape(len(tensor), -1).any(dim=1)
+                    if not bool(bad.any()):
+                        continue
+                    first = int(bad.nonzero()[0])
+                    where = {"0": "input", "1": "target"}.get(name, name) if isinstance(part, tuple) else name
+                    yield NotFinite(
+                        (number, slice(first, first + 1)),
+                        f"the data hold {kind}: {int(bad.sum())} of {len(self)} samples in their {where}, the first is"
+                        f" sample {start + first}; leave them out or fill them in",
+                    )
 
     def some(self, count: int, *, spread: bool = False) -> Batch:
         """At most ``count`` samples of the first part, the first ones or spread over it; all if it does not divide."""
@@ -162,13 +207,15 @@ class Samples:
         return self.batch((0, slice(0, every * count, every)))
 
 
-def _moved(value: Batch, device: torch.device) -> Batch:
+def _moved(value: Batch, device: torch.device, copy: bool = False) -> Batch:
     def to(leaf: Any) -> Any:
         if isinstance(leaf, dict):
             return {key: to(part) for key, part in leaf.items()}
         if isinstance(leaf, tuple):
             parts = [to(part) for part in leaf]
             return type(leaf)(*parts) if hasattr(leaf, "_fields") else tuple(parts)
+        if isinstance(leaf, Tensor):
+            return leaf.to(device, copy=copy)
         return leaf.to(device) if hasattr(leaf, "to") else leaf
 
     return to(value)
@@ -364,4 +411,4 @@ def as_tensors(data: Any, device: torch.device) -> tuple[Any, Any]:
         raise ValueError("the batches of data have different shapes; give all samples one shape")
     if isinstance(read.parts[0], dict):
         raise TypeError("data must be (input, target), a Dataset or a DataLoader of pairs, got dict")
-    return read.batch((0, slice(None)))
+    return _moved(read.parts[0], device)

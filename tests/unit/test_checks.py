@@ -319,9 +319,42 @@ def test_missing_values_are_said_to_be_those_of_the_data(part: str):
         threshold(net(), F.mse_loss, (inputs, targets))
 
 
-def test_missing_values_that_the_network_fills_in_pass():
+def test_infinite_inputs_whose_products_are_not_finite_are_refused():
     inputs, targets = data()
-    inputs[5, 2] = float("nan")
+    inputs[6, 2] = float("inf")  # a tanh makes 1 of it, and its second derivative NaN
+    with pytest.raises(FloatingPointError, match="data hold infinite numbers: 1 of 96 .* the first is sample 6"):
+        threshold(net(), samples=(inputs, targets))
+
+
+def test_the_weight_that_is_nan_is_named():
+    model = net()
+    with torch.no_grad():
+        model.b.bias[0] = float("nan")
+    with pytest.raises(FloatingPointError, match="b.bias of the network holds NaN"):
+        threshold(model)
+
+
+def test_data_that_the_network_changes_in_place_come_back():
+    inputs, targets = data()
+    before = inputs.clone()
+    model = net(lambda n, x: n.b(torch.tanh(n.a(F.relu(x, inplace=True)))))
+    threshold(model, samples=(inputs, targets))
+    assert torch.equal(inputs, before)
+
+
+def test_what_inference_mode_made_is_refused():
+    with torch.inference_mode():
+        model = net()
+        with pytest.raises(ValueError, match=r"inference_mode\(\) makes cannot be differentiated: leave it"):
+            threshold(net())
+    with pytest.raises(ValueError, match="load weights that were into a network that was not"):
+        threshold(model)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_missing_values_that_the_network_fills_in_pass(value: float):
+    inputs, targets = data()
+    inputs[5, 2] = value
     assert 0 < threshold(net(lambda n, x: n.b(torch.tanh(n.a(x.nan_to_num())))), samples=(inputs, targets)) < 1
 
 
@@ -358,9 +391,11 @@ def mixed() -> nn.Module:
         (net().to("meta"), ValueError, "a.weight is on the meta device"),
         (torch.jit.trace(net(), data()[0]), ValueError, "scripted or traced.*use the module that it was made of"),
         (torch.ao.quantization.quantize_dynamic(net(), {nn.Linear}), ValueError, "quantised.*use the module"),
+        (nn.Sequential(nn.LazyLinear(3)), ValueError, r"0.weight \(LazyLinear\) has no shape yet: call the network"),
+        (nn.CrossEntropyLoss(), ValueError, "has no parameters at all .*the order of the arguments is model, loss_fn"),
         (mixed(), ValueError, r"a.weight is torch.float32, b.weight is torch.bfloat16; use model.float\(\)"),
     ],
-    ids=["swapped", "meta", "traced", "quantised", "mixed"],
+    ids=["swapped", "meta", "traced", "quantised", "lazy", "a loss", "mixed"],
 )
 @pytest.mark.filterwarnings("ignore:.*deprecated")
 def test_other_networks_are_refused(model, error: type[Exception], message: str):
@@ -368,9 +403,13 @@ def test_other_networks_are_refused(model, error: type[Exception], message: str)
         threshold(model)
 
 
-def test_steps_that_are_no_whole_number_are_refused():
-    with pytest.raises(TypeError, match=r"whole numbers \(int\), got 10.5 and 1"):
-        predict_threshold(net(), F.cross_entropy, data(), steps=10.5)
+@pytest.mark.parametrize(
+    "given", [{"steps": 10.5}, {"steps": "10"}, {"steps": True}, {"probes": 1.5}, {"batch_size": 2.5}, {"seed": "a"}]
+)
+def test_what_is_no_whole_number_is_refused(given: dict):
+    ((name, value),) = given.items()
+    with pytest.raises(TypeError, match=f"{name} must be a whole number of at least ., got {value!r}"):
+        predict_threshold(net(), F.cross_entropy, data(), epsilon=0.1, **given)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

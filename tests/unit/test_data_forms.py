@@ -254,13 +254,14 @@ def test_numpy_floats_take_the_dtype_of_the_network():
     assert read_samples((inputs.numpy(), targets.numpy()), CPU).parts[0][0].dtype == torch.float64
 
 
-def test_samples_stay_where_they_are():
+def test_samples_stay_where_they_are_and_batches_are_copies():
     model, inputs, targets, _ = mlp()
     operator = curvature_operator(model, F.cross_entropy, (inputs, targets), batch_size=6)
     assert operator.data.parts[0][0] is inputs
     batches = [batch for batch, _ in operator.batches()]
     assert [len(batch[1]) for batch in batches] == [6, 6, 6, 2]
-    assert batches[0][0].data_ptr() == inputs.data_ptr()
+    assert batches[0][0].data_ptr() != inputs.data_ptr()  # a network may change its input in place
+    assert torch.equal(batches[3][0], inputs[18:])
     away = read_samples((inputs, targets), torch.device("meta"))
     assert away.parts[0][0] is inputs
     assert [x.device.type for x, _ in away.batches(15)] == ["meta", "meta"]
@@ -400,7 +401,7 @@ REFUSED = {
     "objects": (lambda x, y: objects(x, y), F.cross_entropy, {}, TypeError, "got SimpleNamespace; for any other"),
     "no_loss": (lambda x, y: (x, y), None, {}, TypeError, "for .input, target. give a loss_fn"),
     "no_loss_in_output": (
-        lambda x, y: {"input": x}, None, {}, ValueError, r"the loss must be one number, .* got shape \(8, 3\)",
+        lambda x, y: {"input": x}, None, {}, ValueError, r"output as the loss, and that has shape \(8, 3\); give",
     ),
     "output_without_loss": (
         lambda x, y: (x, y), None, {"forward": lambda m, b: {"out": m(b[0])}}, TypeError, "dict has no 'loss'",
@@ -493,12 +494,14 @@ def by_word(n: Net, x: Tensor) -> Tensor:
         (hard, F.cross_entropy, None, CurvatureError, r"uses hardsigmoid, .*once and not twice.*relu6\(x \+ 3\) / 6"),
         (None, F.multi_margin_loss, None, CurvatureError, "uses multi_margin_loss, which PyTorch differentiates once"),
         (None, F.cross_entropy, lambda x, y: (x.float(), y), ValueError, r"do not have the dtype.*inputs.float\(\)"),
+        (None, F.cross_entropy, lambda x, y: (x[:, 1:], y), ValueError, "data do not fit the network"),
+        (None, F.cross_entropy, lambda x, y: (x, y[:, None]), ValueError, "loss_fn cannot take the targets"),
         (
             by_word, F.cross_entropy, lambda x, y: (x, y[:, None].expand(-1, 4)),
             ValueError, r"classes along axis 1 .*output.flatten\(0, 1\), target.flatten\(\)",
         ),
     ],
-    ids=["hardsigmoid", "multi_margin", "dtype", "words"],
+    ids=["hardsigmoid", "multi_margin", "dtype", "features", "targets", "words"],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", OPERATORS)
 def test_pytorchs_own_errors_say_what_to_do(kind: str, function, loss, change, error, message: str):

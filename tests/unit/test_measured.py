@@ -185,11 +185,25 @@ def test_a_network_that_never_breaks_has_an_open_bracket():
         ({"epsilon": "std"}, ValueError, "epsilon must be 'batch_std'"),
         ({"epsilon": -1.0}, ValueError, "epsilon must be"),
         ({"resolution": 0}, ValueError, "resolution must be at least"),
-        ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+        ({"resolution": "x"}, ValueError, "resolution must be at least .*, got 'x'"),
+        ({"batch_size": 0}, ValueError, "batch_size must be a whole number of at least 1, got 0"),
         ({"method": "imp"}, ValueError, "prunes and trains in turn"),
+        ({"model": nn.Linear(64, 10).to("meta")}, ValueError, "weight is on the meta device"),
+        (
+            {"loss_fn": nn.CrossEntropyLoss},
+            TypeError,
+            r"loss_fn is the class CrossEntropyLoss; .* CrossEntropyLoss\(\)",
+        ),
+        ({"loss_fn": lambda output: output.sum()}, TypeError, r"loss_fn is called as loss_fn\(output, target\)"),
+        ({"weight": lambda target: target != 0}, ValueError, r"weight must give one number .*Tensor of shape \("),
+        ({"data": ((torch.ones(4, 2), torch.ones(4, 2)), labels(4, 10))}, TypeError, "data give the network 2 inputs"),
         ({"method": "magnitud"}, ValueError, "did you mean 'magnitude'"),
         ({"model": F.cross_entropy, "loss_fn": nn.Linear(2, 2)}, TypeError, "the order is model, loss_fn, data"),
-        ({"data": (torch.full((8, 64), torch.nan, dtype=torch.float64), labels(8, 10))}, FloatingPointError, "dense"),
+        (
+            {"data": (torch.full((8, 64), torch.nan, dtype=torch.float64), labels(8, 10))},
+            FloatingPointError,
+            "the data hold NaN",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused(changed, error, message):

@@ -121,7 +121,7 @@ def test_percent_are_of_the_dense_loss():
 
 
 @pytest.mark.parametrize(
-    "epsilon", [0, 0.0, -1.0, float("nan"), float("inf"), "relative", "0.1", "", "%", "-5%", "0%", "nan%", None]
+    "epsilon", [0, 0.0, -1.0, float("nan"), float("inf"), "relative", "0.1", "", "%", "-5%", "0%", "nan%", None, True]
 )
 @pytest.mark.parametrize("predictor", PREDICTORS)
 def test_other_tolerances_are_refused(epsilon, predictor: str):
@@ -140,9 +140,13 @@ def test_other_tolerances_are_refused(epsilon, predictor: str):
     [
         ({"operator": "fisher"}, "operator must be one of hessian, ggn, got 'fisher'"),
         ({"predictor": "magic"}, "predictor must be one of width, quadratic, .*, got 'magic'"),
-        ({"steps": 0}, "steps and probes must be at least 1, got 0 and 1"),
-        ({"probes": 0}, "steps and probes must be at least 1, got 24 and 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ({"probes": 0}, "probes must be a whole number of at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
+        ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
+        ({"tolerance": "x"}, "tolerance must be between 0 and 1, got 'x'"),
+        ({"method": "snip"}, "'snip' does not rank by the weights alone, .* measure_threshold takes it"),
+        ({"device": "cdua"}, "device='cdua' cannot be used here"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_runs(arguments: dict, message: str):
@@ -265,7 +269,7 @@ def test_the_prediction_is_of_the_weights_that_the_method_removes(network):
         assert other.pruned_norm(0.5) > width.pruned_norm(0.5)
         assert other.pruned_norm(1.0) == pytest.approx(width.pruned_norm(1.0))
         assert other.threshold < width.threshold
-    with pytest.raises(ValueError, match="method taylor needs the network"):
+    with pytest.raises(ValueError, match="method 'taylor' does not rank by the weights alone"):
         predict_threshold(*network, **few, method="taylor")
 
 

@@ -248,6 +248,8 @@ def test_a_network_that_was_trained_on_is_not_saved_as_pruned(tmp_path):
         ({"sparsity": 0.5, "method": "imp"}, "prunes and trains in turn"),
         ({"sparsity": 0.5, "method": "taylor"}, "needs samples with labels"),
         ({"pattern": "4:2"}, "pattern must be 'N:M'"),
+        ({"sparsity": "0.5"}, r"sparsity must be in \[0, 1\], got '0.5'"),
+        ({"pattern": 24}, "pattern must be 'N:M' .* got 24"),
         ({"pattern": "2-4"}, "pattern must be 'N:M'"),
         ({"pattern": "2:7"}, "fits no layer: 7 divides"),
         ({"pattern": "2:4", "method": "synflow"}, "no ranking"),
