@@ -140,6 +140,7 @@ def _read(
         raise TypeError(
             f"model must be a torch.nn.Module, got {type(model).__name__}; the order is model, loss_fn, data"
         )
+    seed = whole_number("seed", seed, 0)
     if batch_size is not None:
         batch_size = whole_number("batch_size", batch_size, 1)
     moved(model, device)

@@ -321,6 +321,11 @@ def save_pruned(model: nn.Module, mask: Mask, path: str | os.PathLike, *, inputs
             ``.json``.
     """
     path = check_path(path)
+    if not isinstance(model, nn.Module) or not isinstance(mask, Mask):
+        raise TypeError(
+            f"save_pruned takes a torch.nn.Module and the Mask that prune returned, in this order, got"
+            f" {type(model).__name__} and {type(mask).__name__}"
+        )
     if not mask.holds(model):
         raise ValueError("some removed weights are not 0; call mask.apply(model) first")
     dense = sparse = None

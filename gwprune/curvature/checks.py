@@ -177,14 +177,18 @@ def explained(error: RuntimeError) -> Exception | None:
         )
     if re.search(r"same dtype|type .* should be the same|expected scalar type", text):
         return ValueError(
-            f"the data do not have the dtype of the weights ({text}); convert one of them, as by inputs.float(), or both, as"
-            " by model.float()"
+            f"the data do not have the dtype of the weights ({text}); convert one of them, as by"
+            " inputs.float(), or both, as by model.float() too"
         )
     if "nference tensor" in text:
         return ValueError(
             "what torch.inference_mode() makes cannot be differentiated: leave it around this call, clone() data that"
             " were made in it, and load weights that were into a network that was not"
         )
+    if "Cannot copy out of meta tensor" in text:
+        return ValueError("the data are on the meta device, where tensors have shapes but no values; load them first")
+    if "SparseCPU" in text or "SparseCUDA" in text:
+        return ValueError("the data are sparse tensors, which cannot be divided into batches: take to_dense()")
     if "SparseTensorImpl" in text:
         return ValueError(
             "the gradient of a prunable weight is sparse, as that of nn.Embedding(sparse=True) is: use sparse=False, or"
@@ -297,16 +301,17 @@ def _check_finite(operator: CurvatureOperator, product: Tensor) -> None:
             # A network may know what to do with it.
             if not (math.isfinite(trial.loss()) and bool(torch.isfinite(trial.product(vector)).all())):
                 raise FloatingPointError(bad.text)
+    if torch.isfinite(product).all():
+        return
     for name, value in operator.model.state_dict().items():
-        if isinstance(value, Tensor) and bool(torch.isnan(value).any()) and not torch.isfinite(product).all():
+        if isinstance(value, Tensor) and bool(torch.isnan(value).any()):
             raise FloatingPointError(
                 f"{name} of the network holds NaN, so no product is finite: it has diverged, or its file is damaged"
             )
-    if not torch.isfinite(product).all():
-        raise FloatingPointError(
-            "a curvature product is not finite, although the data hold no NaN, nor do the weights: the network or its"
-            " loss has diverged"
-        )
+    raise FloatingPointError(
+        "a curvature product is not finite, although the data hold no NaN, nor do the weights: the network or its loss"
+        " has diverged"
+    )
 
 
 def _check_determinism(product: Tensor, again: Tensor) -> None:

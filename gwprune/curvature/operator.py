@@ -134,6 +134,11 @@ class CurvatureOperator(ProductOperator):
     ):
         if operator not in _KINDS:
             raise ValueError(f"operator must be one of {', '.join(_KINDS)}, got {operator!r}")
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model must be a torch.nn.Module, got {type(model).__name__}; the order is model, loss_fn, data"
+            )
+        seed = whole_number("seed", seed, 0)
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, 1)
         training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]

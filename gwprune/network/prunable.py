@@ -43,13 +43,15 @@ class PrunableSet:
         left_out: the network's other matrices, as :class:`gwprune.network.matrices.Matrix`.
 
     Raises:
-        TypeError: for ``prunable`` of another kind.
+        TypeError: for a model or ``prunable`` of another kind.
         ValueError: when there is no such weight, when a name or pattern meets nothing, and for a weight that is
             computed from other parameters (``weight_norm``, ``spectral_norm``, ``parametrize``,
             ``torch.nn.utils.prune``), unless ``prunable`` chooses others.
     """
 
     def __init__(self, model: nn.Module, prunable: Choice | PrunableSet | None = None):
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         named = named_parameters(model)
         for name, parameter, module in named:
             if isinstance(parameter, nn.parameter.UninitializedParameter):

@@ -190,7 +190,7 @@ class Samples:
                 if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
                     continue
                 for kind, found in (("NaN", torch.isnan), ("infinite numbers", torch.isinf)):
-                    bad = found(tensor).reshape(len(tensor), -1).any(dim=1)
+                    bad = found(tensor).flatten(1).any(dim=1) if tensor.ndim > 1 else found(tensor)
                     if not bool(bad.any()):
                         continue
                     first = int(bad.nonzero()[0])

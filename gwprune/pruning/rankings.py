@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from fractions import Fraction
 from functools import cached_property
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ def removed_count(sparsity: float, dimension: int) -> int:
     Raises:
         ValueError: for a sparsity outside [0, 1].
     """
-    if not isinstance(sparsity, Real) or isinstance(sparsity, bool) or not 0 <= sparsity <= 1:
+    if isinstance(sparsity, str | bool | None) or not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity must be in [0, 1], got {sparsity!r}")
     return math.ceil(Fraction(repr(float(sparsity))) * dimension)
 

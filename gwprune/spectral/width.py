@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..names import whole_number
 from .lanczos import check_symmetric
 from .probes import known_spectrum
 from .problem import Problem
@@ -35,10 +36,12 @@ def squared_width(
         ValueError: for an operator that is not square or not symmetric, a negative R, or an epsilon, steps or probes
             that are not positive.
     """
+    for name, value in (("pruned_norm", pruned_norm), ("epsilon", epsilon)):
+        if value is None or isinstance(value, str):
+            raise TypeError(f"{name} must be a number, got {value!r}")
     if not pruned_norm >= 0:
         raise ValueError(f"pruned_norm must not be negative, got {pruned_norm}")
-    if probes < 1:
-        raise ValueError(f"probes must be at least 1, got {probes}")
+    steps, probes = whole_number("steps", steps, 1), whole_number("probes", probes, 1)
     check_symmetric(operator, seed)
     spectrum = known_spectrum(operator, steps=steps, probes=range(probes), seed=seed)
     estimate = spectrum.width(pruned_norm, epsilon)

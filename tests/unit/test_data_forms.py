@@ -495,13 +495,15 @@ def by_word(n: Net, x: Tensor) -> Tensor:
         (None, F.multi_margin_loss, None, CurvatureError, "uses multi_margin_loss, which PyTorch differentiates once"),
         (None, F.cross_entropy, lambda x, y: (x.float(), y), ValueError, r"do not have the dtype.*inputs.float\(\)"),
         (None, F.cross_entropy, lambda x, y: (x[:, 1:], y), ValueError, "data do not fit the network"),
+        (None, F.cross_entropy, lambda x, y: (x.to_sparse(), y), ValueError, r"sparse tensors, .* take to_dense\(\)"),
+        (None, F.cross_entropy, lambda x, y: (x.to("meta"), y), ValueError, "the data are on the meta device"),
         (None, F.cross_entropy, lambda x, y: (x, y[:, None]), ValueError, "loss_fn cannot take the targets"),
         (
             by_word, F.cross_entropy, lambda x, y: (x, y[:, None].expand(-1, 4)),
             ValueError, r"classes along axis 1 .*output.flatten\(0, 1\), target.flatten\(\)",
         ),
     ],
-    ids=["hardsigmoid", "multi_margin", "dtype", "features", "targets", "words"],
+    ids=["hardsigmoid", "multi_margin", "dtype", "features", "sparse", "meta", "targets", "words"],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", OPERATORS)
 def test_pytorchs_own_errors_say_what_to_do(kind: str, function, loss, change, error, message: str):

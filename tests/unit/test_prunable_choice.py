@@ -203,6 +203,11 @@ def test_a_choice_that_meets_nothing_is_refused_with_what_is_near(choice, messag
         PrunableSet(vision_transformer(), choice)
 
 
+def test_what_is_no_network_is_refused():
+    with pytest.raises(TypeError, match="model must be a torch.nn.Module, got function"):
+        PrunableSet(vision_transformer)
+
+
 @pytest.mark.parametrize(
     "choice", [3, 0.8, [1], nn.Linear(2, 2).weight, nn.Linear, nn.Linear(2, 2), iter(["0.weight"])]
 )

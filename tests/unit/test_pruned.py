@@ -232,6 +232,8 @@ def test_a_network_that_was_trained_on_is_not_saved_as_pruned(tmp_path):
     mask = prune(model, 0.5)
     with torch.no_grad():
         model[8].weight.add_(0.1)
+    with pytest.raises(TypeError, match="in this order, got Mask and Sequential"):
+        save_pruned(mask, model, tmp_path / "pruned.pt")
     with pytest.raises(ValueError, match="call mask.apply"):
         save_pruned(model, mask, tmp_path / "pruned.pt")
     assert not (tmp_path / "pruned.pt").exists()

@@ -82,14 +82,21 @@ def test_squared_width_depends_on_the_seed_alone():
         ({"epsilon": 0.0}, "epsilon must be positive"),
         ({"epsilon": -0.1}, "epsilon must be positive"),
         ({"epsilon": float("nan")}, "epsilon must be positive"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"probes": 0}, "probes must be at least 1"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
+        ({"probes": 0}, "probes must be a whole number of at least 1, got 0"),
         ({"operator": np.ones((2, 3))}, "must be square"),
     ],
 )
 def test_squared_width_refuses_nonsense(arguments: dict, message: str):
     with pytest.raises(ValueError, match=message):
         squared_width(**{"operator": np.eye(3), "pruned_norm": 1.0, "epsilon": 0.1, **arguments})
+
+
+@pytest.mark.parametrize("argument", [{"epsilon": "5%"}, {"pruned_norm": None}, {"steps": 1.5}, {"probes": True}])
+def test_squared_width_names_the_argument_of_another_kind(argument: dict):
+    ((name, value),) = argument.items()
+    with pytest.raises(TypeError, match=f"{name} must be a .*number.*, got {value!r}"):
+        squared_width(**{"operator": np.eye(3), "pruned_norm": np.array(1.0), "epsilon": 0.1, **argument})
 
 
 def test_squared_width_is_exported():
