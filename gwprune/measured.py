@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .curvature.checks import explained
+from .curvature.checks import check_loss, explained
 from .names import whole_number
 from .network.losses import BatchLoss, allowed_rise, check_epsilon, mean_loss
 from .network.matrices import Choice
@@ -218,6 +218,7 @@ def measure_threshold(
     batch_size: int | None = None,
     device: torch.device | str | None = None,
     prunable: Choice | PrunableSet | None = None,
+    checks: bool = True,
     seed: int = 0,
 ) -> Measurement:
     """Measure how sparse one-shot pruning can make ``model`` before its loss rises by more than ``epsilon``.
@@ -239,11 +240,14 @@ def measure_threshold(
         batch_size: samples per pass; by default those of the DataLoader, else 128.
         device: where to compute (the model is moved); by default where it is.
         prunable: which weights, see :class:`gwprune.PrunableSet`.
+        checks: whether to refuse a loss that is random or no mean over samples.
         seed: of the method and of the samples that are drawn.
 
     Raises:
         ValueError: for an epsilon or resolution that is not allowed, an unknown method or one that is not one-shot, a
-            network without prunable weights, or ``"batch_std"`` with fewer than two whole batches.
+            network without prunable weights, or ``"batch_std"`` with fewer than two whole batches. CurvatureError,
+            which is one, for a loss that is no mean over samples.
+        NotDeterministicError: for a network that is random in eval mode.
         FloatingPointError: when the loss of the dense network is not finite.
 
     Example: without the weights of S the loss is the sum of their squares, and 0.1^2 + 0.2^2 < 0.06.
@@ -275,6 +279,8 @@ def measure_threshold(
             bad = next(loss.data.not_finite(), None)
             why = f"; {bad.text}" if bad else ""
             raise FloatingPointError(f"the loss of the dense network is {dense}: there is no limit to measure{why}")
+        if checks:
+            check_loss(model, batch_loss, loss.data, loss.prunable)
         allowed, _ = allowed_rise(epsilon, model, batch_loss, loss.data, mini_batch_size(data), loss.batch_size)
 
         def measure(sparsities: Sequence[float]) -> Iterator[dict[str, dict[str, float]]]:

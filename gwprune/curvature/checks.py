@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ..network.losses import BatchLoss
-from ..network.modes import differentiable
+from ..network.modes import differentiable, eval_mode, frozen
 from ..network.prunable import PrunableSet
-from ..network.samples import Batch, count_samples, divisible, map_tensors, take
+from ..network.samples import Batch, Samples, count_samples, divisible, map_tensors, take
 from ..spectral.spectrum import ROUNDINGS
 from ..streams import stream
 from .graphs import GaussNewtonGraph, HessianGraph
@@ -29,7 +29,7 @@ from .tape import Tape
 if TYPE_CHECKING:
     from .operator import CurvatureOperator
 
-__all__ = ["CHECKS", "CurvatureError", "NotDeterministicError", "check_curvature", "explained"]
+__all__ = ["CHECKS", "CurvatureError", "NotDeterministicError", "check_curvature", "check_loss", "explained"]
 
 # In the order in which they are made.
 CHECKS = ("finite", "deterministic", "mean over samples", "finite differences", "not zero")
@@ -79,8 +79,9 @@ class _Trial:
 
     def loss(self, batch: Batch = None) -> float:
         """Of the samples, or of others."""
+        given = map_tensors(torch.clone, self.batch if batch is None else batch)  # a network may change it in place
         with Tape(()):  # gradients may be on: a forward pass may differentiate
-            return float(self.batch_loss(self.model, self.batch if batch is None else batch).detach())
+            return float(self.batch_loss(self.model, given).detach())
 
     def product(self, vector: Tensor) -> Tensor:
         """Product of the curvature with ``vector``, as the operator computes it."""
@@ -245,6 +246,32 @@ def check_curvature(operator: CurvatureOperator) -> tuple[tuple[str, ...], float
         raise CurvatureError(_zero_message(operator.operator))
     passed = tuple(name for name in CHECKS if divided or name != "mean over samples")
     return passed, ROUNDINGS if double is None else _roundings(operator, trial, double, vector)
+
+
+def check_loss(model: nn.Module, batch_loss: BatchLoss, data: Samples, prunable: PrunableSet) -> None:
+    """The checks that need no derivative: for a loss that is measured.
+
+    Args:
+        model: any module.
+        batch_loss: of a batch.
+        data: all samples.
+        prunable: the weights.
+
+    Raises:
+        NotDeterministicError: when a few samples have another loss each time.
+        CurvatureError: for a loss that is no mean over samples.
+    """
+    trial = _Trial(model, batch_loss, data.some(_SAMPLES, spread=True), prunable, "")
+    if not batch_loss.weight_of(trial.batch):
+        return
+    with eval_mode(model), frozen(model):
+        first, second = trial.loss(), trial.loss()
+        if abs(first - second) > _MEAN_TOLERANCE * max(abs(first), abs(second)):
+            raise NotDeterministicError(
+                f"the same samples have the loss {first:.6g} and then {second:.6g}: the network is random (active"
+                f" dropout, noise) or changes its state; make its forward pass deterministic in eval mode. {_OFF}"
+            )
+        _check_mean(trial, len(data))
 
 
 def _sizes(prunable: PrunableSet) -> Tensor:

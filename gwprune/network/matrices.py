@@ -120,7 +120,7 @@ def chosen(model: nn.Module, named: list[Named], choice: Choice | None) -> list[
     elif callable(choice) and not isinstance(choice, type | nn.Module):
         picked = {key: entry for key, entry in matrices(named).items() if choice(entry.name, entry.parameter)}
     else:
-        picked = _matching(model, named, [choice] if isinstance(choice, str) else choice)
+        picked = _matching(model, named, [choice] if isinstance(choice, str) else choice)  # type: ignore[arg-type]
     # No parameter holds such a weight: its zeros would not be the network's.
     computed = list(_computed(model))
     if choice is not None:

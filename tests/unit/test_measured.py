@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from gwprune.curvature.checks import NotDeterministicError
 from gwprune.measured import PrunedLoss, measure_loss, measure_threshold
 from gwprune.network.modes import eval_mode, frozen
 
@@ -198,6 +199,12 @@ def test_a_network_that_never_breaks_has_an_open_bracket():
         ({"weight": lambda target: target != 0}, ValueError, r"weight must give one number .*Tensor of shape \("),
         ({"data": ((torch.ones(4, 2), torch.ones(4, 2)), labels(4, 10))}, TypeError, "data give the network 2 inputs"),
         ({"method": "magnitud"}, ValueError, "did you mean 'magnitude'"),
+        ({"loss_fn": nn.CrossEntropyLoss(reduction="sum")}, ValueError, "the loss is no mean over samples"),
+        (
+            {"forward": lambda model, batch: (model(batch[0] + torch.randn_like(batch[0])), batch[1])},
+            NotDeterministicError,
+            "the same samples have the loss",
+        ),
         ({"model": F.cross_entropy, "loss_fn": nn.Linear(2, 2)}, TypeError, "the order is model, loss_fn, data"),
         (
             {"data": (torch.full((8, 64), torch.nan, dtype=torch.float64), labels(8, 10))},
