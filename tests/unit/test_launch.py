@@ -263,7 +263,7 @@ def execute(executor_plugin):
     try:
         os.kill(os.getpid(), int(sys.argv[2]))
     except KeyboardInterrupt:
-        print("Snakemake ends its jobs")
+        print("Snakemake ends its jobs", flush=True)
         raise SystemExit(1)
 
 plugin = SimpleNamespace(common_settings=SimpleNamespace(dryrun_exec=False))

@@ -310,7 +310,8 @@ def test_on_a_terminal_the_jobs_at_work_stand_below_what_was_written_and_other_p
 
 
 def test_the_end_of_a_failed_run_on_a_terminal_fits_into_it(monkeypatch, terminal, tmp_path):
-    log = tmp_path / "train.log"
+    monkeypatch.chdir(tmp_path)  # a long name is not folded
+    log = Path("train.log")
     own = handler(monkeypatch, terminal.stream)
     monkeypatch.setattr(sys, "argv", ["snakemake", "--cores", "2"])
     own.emit(planned(train=2))

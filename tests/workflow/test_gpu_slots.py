@@ -27,7 +27,7 @@ def spans(workflow: Workflow) -> list[tuple[str, str, datetime, datetime]]:
 def test_local_gpu_jobs_hold_a_slot_each_and_a_second_run_gives_the_same_tables(finished, tiny, tmp_path):
     workflow = Workflow(tmp_path)
     environment = {"GWPRUNE_GPU_SLOTS": "3,5", "CUDA_VISIBLE_DEVICES": "", "TMPDIR": str(tmp_path)}
-    text = workflow.run({**tiny, "device": "auto"}, "--cores", "3", **environment)
+    text = workflow.run({**tiny, "device": "auto"}, "--cores", "3", "--printshellcmds", **environment)
     assert re.search(r"Provided resources: gpu=\D*2\b", text)
     jobs = spans(workflow)
     assert {rule for rule, slot, *_ in jobs if slot} == ON_GPU

@@ -139,4 +139,4 @@ def test_damaged_files_in_results_are_named_on_the_terminal(finished, tiny, tmp_
     forced = ("--forcerun", *rules, "--until", *rules, "--rerun-triggers", "mtime")
     text = Workflow(copied).run(tiny, *forced, status=1)
     for path in damaged:
-        assert re.search(rf"gwprune: \w+: .*{re.escape(path.name)}", text), text[-3000:]
+        assert re.search(rf"failed: .*Error: .*{re.escape(path.name)}", text), text[-3000:]

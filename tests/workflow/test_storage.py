@@ -40,7 +40,7 @@ def test_a_full_or_read_only_disk_is_named_and_the_next_start_goes_on(tmp_path, 
     text = {name: (tmp_path / name).read_text() for name in ("full", "readonly", "well")}
     status = {name: int((tmp_path / f"{name}.status").read_text()) for name in text}
     assert status["full"] != 0
-    assert re.search(r"gwprune: OSError: .*cannot write results/\S+: No space left on device", text["full"])
+    assert re.search(r"OSError: .*cannot write results/\S+: No space left on device", text["full"])
     assert "gwprune: [Errno 28] No space left on device" not in text["full"]
     assert "Logging error" not in text["full"]
     assert status["readonly"] != 0
