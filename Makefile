@@ -61,6 +61,7 @@ docs: $(VENV)/.gwprune-docs  ## generate the references of configuration and tab
 
 findings: $(stamp)  ## tables of docs/findings.md and the figure of README.md, from results/reference/fashion_mnist
 	$(python) -m benchmarks.findings
+	$(python) -m benchmarks.two_limits
 	$(python) -m benchmarks.overview
 
 studies: $(stamp)  ## coverage of the intervals and the phase transition: docs/certificate.md

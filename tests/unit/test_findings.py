@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.findings import accuracy_table, agreement_table, prediction_tables, with_agreement
+from benchmarks.two_limits import limits_table, order_table
 
 from .helpers_tables import interval, row_of
 
@@ -63,3 +64,18 @@ def test_accuracies_of_all_recipes_stand_in_one_table_with_the_best_in_bold():
     assert "0.5 |" not in text.splitlines()[0]
     assert "| trained | `imp` | 0 | 20 | **86.0 ± 0.5** |" in text
     assert "| fine_tuned | `magnitude` | 0.0001 | 15 | 85.0 ± 0.5 |" in text
+
+
+def test_both_limits_of_a_network_stand_in_one_line_and_methods_in_their_orders():
+    control = {"stage": "fine_tuned", "criterion": "control_loss_tolerance"}
+    rows = [
+        threshold(0, (0.5, 0.4, 0.6), (0.55, 0.55, 0.56)),
+        threshold(0, (0.52, 0.52, 0.52), (0.55, 0.55, 0.56), predictor="quadratic"),
+        threshold(0, (0.7, 0.6, 0.8), (0.75, 0.75, 1.0), predictor="statistical_dimension", **control),
+        threshold(0, (0.53, 0.53, 0.53), (0.5, 0.5, 0.51), predictor="quadratic", method="lamp"),
+    ]
+    line = limits_table(pd.DataFrame(rows)).splitlines()[2]
+    both = "0.550 to 0.560 | 0.500 [0.400, 0.600] | 0.520 [0.520, 0.520] | > 0.750 | 0.700 [0.600, 0.800] |"
+    assert line.endswith(both)
+    order = order_table(pd.DataFrame(rows)).splitlines()[2]
+    assert order == "| `net` | `magnitude` 0.550 (0.520), `lamp` 0.500 (0.530) | `lamp`, `magnitude` |"
