@@ -15,7 +15,7 @@ from .curvature.checks import check_loss, explained
 from .names import whole_number
 from .network.losses import BatchLoss, allowed_rise, check_epsilon, mean_loss
 from .network.matrices import Choice
-from .network.modes import moved, weights_kept
+from .network.modes import check_network, moved, weights_kept
 from .network.prunable import PrunableSet
 from .network.samples import Samples, mini_batch_size, read_samples
 from .pruning import mask, method_of, rank
@@ -136,10 +136,7 @@ def _read(
     seed: int,
 ) -> tuple[int, Samples]:
     """Samples per pass, and all samples; the network is on its device."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"model must be a torch.nn.Module, got {type(model).__name__}; the order is model, loss_fn, data"
-        )
+    check_network(model)
     seed = whole_number("seed", seed, 0)
     if batch_size is not None:
         batch_size = whole_number("batch_size", batch_size, 1)
@@ -155,13 +152,8 @@ def _read(
 
 
 def _mean_loss(model: nn.Module, loss: BatchLoss, samples: Samples, batch_size: int) -> float:
-    try:
+    with explained():
         return mean_loss(model, loss, samples, batch_size)
-    except RuntimeError as error:
-        clearer = explained(error)
-        if clearer is None:
-            raise
-        raise clearer from error
 
 
 def _pair(method: str, samples: Samples) -> tuple[Any, Any]:

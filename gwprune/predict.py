@@ -19,7 +19,7 @@ from .curvature.watched import watched
 from .names import whole_number
 from .network.losses import allowed_rise, check_epsilon
 from .network.matrices import Choice, Matrix
-from .network.modes import eval_mode, frozen
+from .network.modes import check_network, eval_mode, frozen
 from .network.prunable import PrunableSet
 from .network.samples import leaves, mini_batch_size
 from .predicted import Predicted
@@ -347,10 +347,7 @@ def predict_threshold(
         >>> 0 <= p.lower <= p.threshold <= p.upper <= 1
         True
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"model must be a torch.nn.Module, got {type(model).__name__}; the order is model, loss_fn, data"
-        )
+    check_network(model)
     steps, probes = whole_number("steps", steps, 1), whole_number("probes", probes, 1)
     seed = whole_number("seed", seed, 0)
     if operator not in OPERATORS:
@@ -494,7 +491,7 @@ def _recorded(operator: Any, path: str | os.PathLike, seed: int) -> RecordedOper
         "data": digest(*tensors),
         "samples": [operator.samples, operator.batch_size],
         "loss": f"{loss:.4g}",  # a function has no digest
-        "shares": digest(torch.tensor([share for _, share in operator.batches()])),
+        "shares": digest(torch.tensor(operator.shares)),
         "arithmetic": arithmetic(operator.device),
     }
     return RecordedOperator(operator, path, belongs_to)

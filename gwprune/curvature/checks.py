@@ -10,7 +10,8 @@ import copy
 import math
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -166,8 +167,19 @@ def _doubled(batch: Batch) -> Batch:
     return map_tensors(lambda value: value.double() if value.is_floating_point() else value, batch)
 
 
-def explained(error: RuntimeError) -> Exception | None:
-    """What to do about some of PyTorch's own errors; None for others."""
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raise, in place of some of PyTorch's own errors, what to do about them."""
+    try:
+        yield
+    except RuntimeError as error:
+        clearer = _clearer(error)
+        if clearer is None:
+            raise
+        raise clearer from error
+
+
+def _clearer(error: RuntimeError) -> Exception | None:
     text = str(error).split("\n")[0]
     kernel = re.search(r"derivative for '?(?:aten::)?_?(\w+?)(_backward\w*)?'? is not implemented", text)
     if kernel:

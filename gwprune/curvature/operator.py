@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..names import whole_number
 from ..network.losses import BatchLoss, mean_gradient
 from ..network.matrices import Choice
-from ..network.modes import differentiable, eval_mode, frozen, moved
+from ..network.modes import check_network, differentiable, eval_mode, frozen, moved
 from ..network.prunable import PrunableSet
 from ..network.samples import Batch, Samples, read_samples
 from ..spectral.spectrum import ROUNDINGS
@@ -134,10 +134,7 @@ class CurvatureOperator(ProductOperator):
     ):
         if operator not in _KINDS:
             raise ValueError(f"operator must be one of {', '.join(_KINDS)}, got {operator!r}")
-        if not isinstance(model, nn.Module):
-            raise TypeError(
-                f"model must be a torch.nn.Module, got {type(model).__name__}; the order is model, loss_fn, data"
-            )
+        check_network(model)
         seed = whole_number("seed", seed, 0)
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, 1)
@@ -181,7 +178,7 @@ class CurvatureOperator(ProductOperator):
         self.batch_size = min(batch_size, self.samples)
         self.keeps_graphs = per_sample * self.samples <= memory_mb * 2**20
         self.graph_bytes = per_sample * (self.samples if self.keeps_graphs else self.batch_size)
-        self._shares = loss.shares(self.data, self.batch_size)
+        self._places = loss.shares(self.data, self.batch_size)
 
     # -- passes over the data ----------------------------------------------------------------------------------
 
@@ -194,9 +191,14 @@ class CurvatureOperator(ProductOperator):
         parameters = self.prunable.parameters
         return _KINDS[self.operator].build(Tape(parameters), self.model, self.batch_loss, batch, parameters)
 
+    @property
+    def shares(self) -> list[float]:
+        """Share of each batch in the mean loss, in stored order."""
+        return [share for _, share in self._places]
+
     def batches(self) -> Iterator[tuple[Batch, float]]:
         """(batch on the device, its share in the mean loss), in stored order."""
-        return ((self.data.batch(place), share) for place, share in self._shares)
+        return ((self.data.batch(place), share) for place, share in self._places)
 
     def _graph_bytes(self) -> float:
         """Bytes per sample that one batch's graph holds: the growth from a few samples to twice as many."""
@@ -225,7 +227,7 @@ class CurvatureOperator(ProductOperator):
             if self.keeps_graphs and self._graphs is None:
                 self._graphs = [self._graph(batch) for batch, _ in self.batches()]
             start = self._clock()
-            for index, (place, weight) in enumerate(self._shares):
+            for index, (place, weight) in enumerate(self._places):
                 graph = self._graphs[index] if self._graphs is not None else self._graph(self.data.batch(place))
                 for number, vector in enumerate(vectors):
                     keep = self._graphs is not None or number + 1 < len(vectors)
@@ -330,7 +332,7 @@ def curvature_operator(
         [[2.0, 2.0], [2.0, 4.0]]
     """
     loss = BatchLoss(loss_fn, forward, weight)
-    try:
+    with explained():
         matrix = CurvatureOperator(
             model,
             loss,
@@ -347,9 +349,4 @@ def curvature_operator(
             matrix.prunable.tell_left_out()
         if checks:
             matrix.checks, matrix.roundings = check_curvature(matrix)
-    except RuntimeError as error:
-        clearer = explained(error)
-        if clearer is None:
-            raise
-        raise clearer from error
     return matrix

@@ -259,6 +259,7 @@ def predict_with_products(job: Job, inputs: Files, outputs: Files, settings: Pro
     predictor = PREDICTORS[settings.predictor]
     tolerances = epsilons_of(inputs["dense"], settings.epsilon_rules, owner=job.key)
     rows, operators = [], []
+    rankings: dict[str, Ranking] = {}
     for name in settings.operators:
         operator = _operator(job, inputs, predictor, name, settings)
         operators.append(operator)
@@ -267,7 +268,8 @@ def predict_with_products(job: Job, inputs: Files, outputs: Files, settings: Pro
             probes = _spectrum(job, name, inputs[name], operator.prunable)
         # Without a checkpoint there is nothing to wait for.
         with job.interruption.deferred() if settings.checkpoint else nullcontext():
-            rankings = _rankings(job, inputs, operator.prunable, settings)
+            # They are of the weights, which all operators share.
+            rankings = rankings or _rankings(job, inputs, operator.prunable, settings)
             problem = problem_for(
                 predictor,
                 operator.prunable,
@@ -319,7 +321,8 @@ def predict(job: Job, inputs: Files, outputs: Files, settings: PredictSettings) 
     spectra = {name: _spectrum(job, name, inputs[name], prunable) for name in settings.operators}
     rankings = _rankings(job, inputs, prunable, settings)
     # The curve is that of global magnitude pruning whatever the methods are.
-    problem = problem_for(PREDICTORS["width"], prunable, rank("magnitude", prunable, job.seed))
+    magnitude = rankings["magnitude"] if "magnitude" in rankings else rank("magnitude", prunable, job.seed)
+    problem = problem_for(PREDICTORS["width"], prunable, magnitude)
     for operator, own in spectra.items():
         problem = replace(problem, spectrum=own)
         for number, probe in enumerate(own.probes):

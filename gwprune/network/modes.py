@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,28 @@ if hasattr(torch.backends.cudnn, "conv"):  # PyTorch 2.9 or later, where reading
     }
     _SWITCH, _ON, _OFF = "fp32_precision", "tf32", "ieee"
 
-__all__ = ["buffers_kept", "differentiable", "eval_mode", "frozen", "moved", "undisturbed", "weights_kept"]
+__all__ = [
+    "buffers_kept",
+    "check_network",
+    "differentiable",
+    "eval_mode",
+    "frozen",
+    "moved",
+    "undisturbed",
+    "weights_kept",
+]
+
+
+def check_network(model: Any) -> None:
+    """Refuse what is no network, before anything is done with it.
+
+    Raises:
+        TypeError: with the order of the arguments of those who take network, loss and data.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module, got {type(model).__name__}; the order is model, loss_fn, data"
+        )
 
 
 def moved(model: nn.Module, device: torch.device | str | None) -> None:
