@@ -59,9 +59,8 @@ docs: $(VENV)/.gwprune-docs  ## generate the references of configuration and tab
 	$(python) -m gwprune config-docs
 	NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict
 
-findings: $(stamp)  ## tables of docs/findings.md and the figure of README.md, from results/reference/fashion_mnist
+findings: $(stamp)  ## tables and figure of docs/findings.md and the figure of README.md, from results/reference
 	$(python) -m benchmarks.findings
-	$(python) -m benchmarks.two_limits
 	$(python) -m benchmarks.overview
 
 studies: $(stamp)  ## coverage of the intervals and the phase transition: docs/certificate.md

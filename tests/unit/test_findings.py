@@ -5,50 +5,117 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from benchmarks.findings import accuracy_table, agreement_table, prediction_tables, with_agreement
-from benchmarks.two_limits import limits_table, order_table
+from benchmarks.findings import (
+    CONFIG,
+    accuracy_table,
+    agreement_table,
+    budget_table,
+    draw,
+    limits_table,
+    measured,
+    order_table,
+    recipe,
+    unrest,
+)
+from gwprune.config.loading import load_file
+from gwprune.config.runs import expand
 
 from .helpers_tables import interval, row_of
 
+RECIPES = {
+    "net": {"network": "net, l1 0.1", "l1": 0.1, "budget": (5, 0.02)},
+    "net_long": {"network": "net, l1 0.1", "l1": 0.1, "budget": (20, 0.02)},
+}
+CONTROL = {"stage": "fine_tuned", "criterion": "control_loss_tolerance"}
 
-def threshold(seed: int, predicted: tuple, empirical: tuple, **changes) -> dict:
+
+def threshold(predicted: tuple, empirical: tuple, **changes) -> dict:
     ends = {**interval("predicted", *predicted), **interval("empirical", *empirical)}
-    return row_of("thresholds", run="net", seed=seed, gap=predicted[0] - empirical[0], **ends, **changes)
+    return row_of("thresholds", **{"run": "net", "seed": 0, "gap": predicted[0] - empirical[0], **ends, **changes})
+
+
+def rows_of(*rows: dict) -> pd.DataFrame:
+    return measured(pd.DataFrame(rows), RECIPES)
 
 
 @pytest.mark.parametrize(
-    ("predicted", "empirical", "expected"),
+    ("predicted", "empirical", "met", "off"),
     [
-        ((0.5, 0.4, 0.6), (0.55, 0.55, 0.56), True),
-        ((0.5, 0.4, 0.6), (0.6, 0.6, 0.7), True),
-        ((0.5, 0.4, 0.6), (0.61, 0.61, 0.7), False),
-        ((0.5, 0.4, 0.6), (0.3, 0.3, 0.39), False),
+        ((0.5, 0.4, 0.6), (0.55, 0.55, 0.56), True, -0.05),
+        ((0.5, 0.4, 0.6), (0.45, 0.45, 0.55), True, 0),
+        ((0.5, 0.4, 0.6), (0.6, 0.6, 0.7), True, -0.1),
+        ((0.5, 0.4, 0.6), (0.61, 0.61, 0.7), False, -0.11),
+        ((0.5, 0.4, 0.6), (0.3, 0.3, 0.39), False, 0.11),
     ],
 )
-def test_a_prediction_agrees_when_its_interval_meets_the_bracket(predicted, empirical, expected):
-    assert with_agreement(pd.DataFrame([threshold(0, predicted, empirical)])).met.tolist() == [expected]
+def test_a_prediction_agrees_when_its_interval_meets_the_bracket(predicted, empirical, met, off):
+    (row,) = rows_of(threshold(predicted, empirical)).itertuples()
+    assert (row.met, row.off) == (met, pytest.approx(off))
 
 
-ROWS = pd.DataFrame(
-    [
-        threshold(0, (0.5, 0.4, 0.6), (0.55, 0.55, 0.56)),
-        threshold(1, (0.5, 0.4, 0.6), (0.7, 0.7, 0.71)),
-        threshold(0, (0.5, 0.4, 0.6), (0.9, 0.9, 0.91), method="random"),
-        threshold(0, (0.5, 0.4, 0.6), (0.9, 0.9, 0.91), stage="fine_tuned"),
+def test_agreement_is_told_per_limit_and_an_open_bracket_has_none():
+    rows = rows_of(
+        threshold((0.5, 0.4, 0.6), (0.55, 0.55, 0.56)),
+        threshold((0.5, 0.4, 0.6), (0.7, 0.7, 0.71), seed=1),
+        threshold((0.5, 0.4, 0.6), (0.3, 0.3, 0.31), **CONTROL),
+        threshold((0.5, 0.4, 0.6), (0.9, 0.9, 1.0), seed=1, **{**CONTROL, "gap": None}),
+    )
+    line = agreement_table(rows).splitlines()[2]
+    assert line == ("| l1 | `width`, hessian | 0.200 | 0.125 (-0.125), 1 of 2 |  | 0.190 (+0.190), 0 of 1 |  |")
+
+
+REST = pd.Series({("net", 0): 0.2, ("net_long", 0): 0.3})
+EPSILONS = pd.Series({("net", 0, "batch_std"): 0.1, ("net_long", 0, "batch_std"): 0.1})
+
+
+def test_both_limits_of_a_network_stand_in_one_line_and_methods_in_their_orders(tmp_path):
+    rows = rows_of(
+        threshold((0.5, 0.4, 0.6), (0.55, 0.55, 0.56)),
+        threshold((0.52, 0.52, 0.52), (0.55, 0.55, 0.56), predictor="quadratic"),
+        threshold((0.7, 0.6, 0.8), (0.75, 0.75, 1.0), predictor="statistical_dimension", **CONTROL),
+        threshold((0.53, 0.53, 0.53), (0.5, 0.5, 0.51), predictor="quadratic", method="lamp"),
+    )
+    magnitude = rows[rows.method == "magnitude"]
+    assert limits_table(magnitude, REST, EPSILONS).splitlines()[2] == (
+        "| net, l1 0.1 | 0 | batch_std | 2.0 | 0.550 to 0.560 | 0.500 [0.400, 0.600] | 0.520 [0.520, 0.520]"
+        " | > 0.750 | 0.700 [0.600, 0.800] |"
+    )
+    assert order_table(rows).splitlines()[2] == (
+        "| net, l1 0.1 | `magnitude` 0.550 (0.520), `lamp` 0.500 (0.530) | `lamp`, `magnitude` |"
+    )
+    draw(magnitude, tmp_path / "limits.svg")
+    text = (tmp_path / "limits.svg").read_text()
+    assert all(name in text for name in ("net, l1 0.1, seed 0", "one-shot", "fine-tuned", "quadratic"))
+
+
+def test_budgets_of_one_network_stand_below_each_other():
+    objective = {**CONTROL, "criterion": "control_objective_tolerance"}
+    rows = rows_of(*(
+        threshold((0.7, 0.6, 0.8), bracket, run=run, predictor="statistical_dimension", **criterion)
+        for run, low in (("net", 0.7), ("net_long", 0.8))
+        for bracket, criterion in (((low, low, low + 0.01), CONTROL), ((low + 0.1, low + 0.1, 1.0), objective))
+    ))  # fmt: skip
+    assert budget_table(rows, REST, EPSILONS).splitlines()[2:] == [
+        "| net, l1 0.1 | 0 | 5 | 0.02 | 2.0 | 0.700 to 0.710 | > 0.800 | 0.700 [0.600, 0.800] |",
+        "| net, l1 0.1 | 0 | 20 | 0.02 | 3.0 | 0.800 to 0.810 | > 0.900 | 0.700 [0.600, 0.800] |",
     ]
-)
+    assert budget_table(rows[rows.run == "net"], REST, EPSILONS) == ""
 
 
-def test_agreement_counts_the_seeds_of_one_shot_magnitude_pruning_alone():
-    assert "| `net` | `width` | hessian | 0.200 | 1 of 2, -0.125 |" in agreement_table(ROWS)
+def test_unrest_is_the_fall_of_the_objective_from_the_dense_network_to_the_control():
+    rows = [
+        row_of("sweep", run="net", seed=0, stage=stage, sparsity=sparsity, split=split, objective=objective)
+        for stage, sparsity, split, objective in (
+            ("one_shot", 0.0, "train", 0.5), ("one_shot", 0.0, "test", 0.9), ("one_shot", 0.5, "train", 0.6),
+            ("fine_tuned", 0.0, "train", 0.3), ("fine_tuned", 0.5, "train", 0.1),
+        )
+    ]  # fmt: skip
+    assert unrest(pd.DataFrame(rows)).to_dict() == {("net", 0): pytest.approx(0.2)}
 
 
-def test_every_seed_stands_beside_its_measurement():
-    text = prediction_tables(ROWS)
-    assert "| 0 | **measured** | 0.550 to 0.560 |" in text
-    assert "`width`, hessian: 0.500 [0.400, 0.600] | -0.050 (inside) |" in text
-    assert "`width`, hessian: 0.500 [0.400, 0.600] | -0.200 |" in text
-    assert "0.900" not in text
+def test_networks_of_the_study_are_told_apart_by_what_they_are_and_not_by_their_budget():
+    recipes = {name: recipe(run) for name, run in expand(load_file(CONFIG)).items()}
+    assert all(recipes[name]["network"].startswith(name.split("_")[0]) for name in recipes)
 
 
 def test_accuracies_of_all_recipes_stand_in_one_table_with_the_best_in_bold():
@@ -64,18 +131,3 @@ def test_accuracies_of_all_recipes_stand_in_one_table_with_the_best_in_bold():
     assert "0.5 |" not in text.splitlines()[0]
     assert "| trained | `imp` | 0 | 20 | **86.0 ± 0.5** |" in text
     assert "| fine_tuned | `magnitude` | 0.0001 | 15 | 85.0 ± 0.5 |" in text
-
-
-def test_both_limits_of_a_network_stand_in_one_line_and_methods_in_their_orders():
-    control = {"stage": "fine_tuned", "criterion": "control_loss_tolerance"}
-    rows = [
-        threshold(0, (0.5, 0.4, 0.6), (0.55, 0.55, 0.56)),
-        threshold(0, (0.52, 0.52, 0.52), (0.55, 0.55, 0.56), predictor="quadratic"),
-        threshold(0, (0.7, 0.6, 0.8), (0.75, 0.75, 1.0), predictor="statistical_dimension", **control),
-        threshold(0, (0.53, 0.53, 0.53), (0.5, 0.5, 0.51), predictor="quadratic", method="lamp"),
-    ]
-    line = limits_table(pd.DataFrame(rows)).splitlines()[2]
-    both = "0.550 to 0.560 | 0.500 [0.400, 0.600] | 0.520 [0.520, 0.520] | > 0.750 | 0.700 [0.600, 0.800] |"
-    assert line.endswith(both)
-    order = order_table(pd.DataFrame(rows)).splitlines()[2]
-    assert order == "| `net` | `magnitude` 0.550 (0.520), `lamp` 0.500 (0.530) | `lamp`, `magnitude` |"
