@@ -9,6 +9,7 @@ swaps samples and channels instead, which is several times slower on a CPU.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -97,6 +98,35 @@ class _Layer(torch.autograd.Function):
         grad_bias = delta.sum([d for d in range(delta.ndim) if d != features]) if need_bias else None
         grad_x = _DataGradient.apply(delta, x, weight, ctx.geometry) if need_x else None
         return grad_x, grad_weight, grad_bias, None, None, None
+
+
+class _Scaled(torch.autograd.Function):
+    """``delta f'(x)``, the gradient of a function of single numbers; ``first`` and ``second`` are f' and f'' of x."""
+
+    @staticmethod
+    def forward(ctx, delta: Tensor, x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        ctx.save_for_backward(delta, first, second)
+        return delta * first
+
+    @staticmethod
+    def backward(ctx, tangent: Tensor):
+        delta, first, second = ctx.saved_tensors
+        return tangent * first, (tangent * delta).mul_(second), None, None
+
+
+class _Gelu(torch.autograd.Function):
+    """GELU that keeps both derivatives, so that no product computes an exponential."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        density = torch.exp(x.square().mul_(-0.5)).mul_(1 / math.sqrt(2 * math.pi))
+        below = torch.erf(x * math.sqrt(0.5)).add_(1).mul_(0.5)
+        ctx.save_for_backward(x, torch.addcmul(below, x, density), density.mul_(2 - x.square()))
+        return below.mul_(x)
+
+    @staticmethod
+    def backward(ctx, delta: Tensor):
+        return _Scaled.apply(delta, *ctx.saved_tensors)
 
 
 @dataclass
@@ -209,6 +239,13 @@ def _normalised(
     return torch.addcmul(shift.view(shape), input, scale.view(shape))
 
 
+def _gelu(input: Tensor, approximate: str = "none") -> Tensor | None:
+    exact = approximate == "none" and input.dtype in (torch.float32, torch.float64)
+    return _Gelu.apply(input) if exact else None
+
+
+# Functions that are replaced by what is cheaper to differentiate; None: not with these arguments.
+_CHEAPER = {functional.batch_norm: _normalised, functional.gelu: _gelu}
 _AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -274,14 +311,15 @@ class Tape(TorchFunctionMode):
         if torch._C._is_any_autocast_enabled():
             return self._in_full_precision(function, types, args, kwargs)
         reader = _READERS.get(function)
-        if (reader or function is functional.batch_norm) and self._foreign():
+        cheaper = _CHEAPER.get(function)
+        if (reader or cheaper) and self._foreign():
             return function(*args, **kwargs)
         if reader is not None:
             arguments = reader(*args, **kwargs)
             if arguments is not None and id(arguments[1]) in self.numbers:
                 return _Layer.apply(*arguments, self.numbers[id(arguments[1])], self)
-        elif function is functional.batch_norm:
-            output = _normalised(*args, **kwargs)
+        elif cheaper is not None:
+            output = cheaper(*args, **kwargs)
             if output is not None:
                 return output
         return function(*args, **kwargs)

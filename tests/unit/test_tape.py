@@ -10,9 +10,11 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
+from gwprune.curvature import tape
 from gwprune.curvature.operator import OPERATORS, curvature_operator
 from gwprune.curvature.tape import Tape
 from gwprune.network.prunable import PrunableSet
@@ -232,3 +234,24 @@ def test_the_tape_is_clean_after_a_backward_pass_that_fails():
         tape.record(value, parameters)
     assert tape.uses == []
     assert not tape.recording
+
+
+def test_gelu_is_that_of_torch_up_to_its_third_derivative():
+    x = torch.linspace(-6, 6, 41, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(tape._gelu(x), functional.gelu(x), rtol=0, atol=1e-15)
+    assert torch.autograd.gradcheck(tape._gelu, x)
+    assert torch.autograd.gradgradcheck(tape._gelu, x)
+    assert tape._gelu(x, "tanh") is None
+    assert tape._gelu(x.bfloat16()) is None
+
+
+@pytest.mark.parametrize("kind", OPERATORS)
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_products_through_gelu_are_those_of_double_backward(kind: str, approximate: str):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.GELU(approximate), nn.Linear(5, 3), nn.GELU(approximate)).double().eval()
+    inputs, targets = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
+    expected = dense(model, nonlinear, (inputs,), targets, kind)
+    operator = curvature_operator(model, nonlinear, (inputs, targets), operator=kind)
+    found = operator @ torch.eye(operator.shape[0], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
