@@ -389,7 +389,8 @@ def predict_threshold(
         )
         plan = _plan(chosen, matrix, steps, probes, tolerance, reorthogonalize)
         if storage == "auto":
-            size = (plan["basis"] or 0) * matrix.shape[0] * torch.empty((), dtype=matrix.dtype).element_size()
+            rows = getattr(matrix, "small", matrix).shape[0]  # others are zero, and in no basis
+            size = (plan["basis"] or 0) * rows * torch.empty((), dtype=matrix.dtype).element_size()
             storage = storage_for(size, matrix.device)
         basis = {"reorthogonalize": reorthogonalize, "storage": storage}
         recorded = None if checkpoint is None else _recorded(matrix, checkpoint, seed)

@@ -35,6 +35,19 @@ class InterruptedSpectrum(KeyboardInterrupt):
         self.spectrum = spectrum
 
 
+class _Active:
+    """An operator on the coordinates ``index`` (n,) alone: all other rows are zero, and need no room in a basis."""
+
+    def __init__(self, operator: Any, index: Tensor):
+        self.device, self.shape = index.device, (len(index), len(index))
+        self._product, self._index, self._dimension = as_product(operator), index, operator.shape[0]
+
+    def __matmul__(self, other: Tensor) -> Tensor:
+        full = other.new_zeros((self._dimension, *other.shape[1:]))
+        full[self._index] = other
+        return self._product(full)[self._index]
+
+
 def zero_rows(operator: Any, seed: int) -> Tensor:
     """Which rows (D,) of ``operator`` are exactly zero (dead units), from one product with a random vector."""
     # A sign vector can cancel in a row of small integers; Gaussian numbers cannot.
@@ -88,15 +101,13 @@ def probe_spectra(
 
     if active == 0:
         return spectrum([Jacobi(np.zeros(1), np.zeros(1)) for _ in probes])
-    starts = []
-    for probe in probes:
-        start = rademacher(dimension, seed, probe).to(operator_device(operator), dtype)
-        start[zero] = 0
-        starts.append(start)
+    index = (~zero).nonzero().flatten()
+    starts = [rademacher(dimension, seed, probe).to(index.device, dtype)[index] for probe in probes]
     runs: list[Lanczos] = []
     due = _CHECK_AFTER
     steps = min(steps, active)
-    products = iterate(operator, starts, steps, reorthogonalize=reorthogonalize, storage=storage)
+    matrix = operator if active == dimension else _Active(operator, index)
+    products = iterate(matrix, starts, steps, reorthogonalize=reorthogonalize, storage=storage)
     try:
         for step, runs in enumerate(products, 1):
             if progress is not None:

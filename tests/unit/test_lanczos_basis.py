@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+import gwprune
 from gwprune.spectral import lanczos as lanczos_module
 from gwprune.spectral.lanczos import Lanczos, lanczos, rademacher, storage_for
 from gwprune.spectral.quadrature import gauss
@@ -119,6 +121,16 @@ def test_a_basis_lies_in_the_fastest_place_with_room(size, device, storage, monk
     assert storage_for(size * 2**30, torch.device(device)) == storage
     with pytest.raises(MemoryError, match=r"basis takes 95.0 GiB; free are 10.0 GiB of memory and 100.0 in .*TMPDIR"):
         storage_for(95 * 2**30, torch.device(device))
+
+
+def test_the_default_steps_on_a_vit_b_16_need_no_more_than_24_gb_of_memory(monkeypatch):
+    default = inspect.signature(gwprune.predict_threshold).parameters
+    assert default["storage"].default == "auto"
+    basis = default["steps"].default * 86_000_000 * 4  # 44 GB
+    monkeypatch.setattr(lanczos_module, "_free_memory", lambda: 24 * 10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=60 * 10**9))
+    assert storage_for(basis, torch.device("cpu")) == "disk"
+    assert storage_for(basis // 4, torch.device("cpu")) == "device"
 
 
 def test_unknown_storage_is_named():

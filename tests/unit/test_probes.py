@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from gwprune.spectral import probes as probes_module
+from gwprune.spectral.lanczos import iterate, lanczos, rademacher
 from gwprune.spectral.probes import probe_spectra, probe_until
 from gwprune.spectral.spectrum import Estimate, Spectrum
 
@@ -43,6 +45,29 @@ def test_zero_rows_take_the_probes_variance_with_them():
     # f = 1/2 on the identity and 1 on the rest: no probe can err.
     assert float(estimate.value) == pytest.approx(0.75, abs=1e-12)
     assert float(estimate.standard_error) == pytest.approx(0.0, abs=1e-7)
+
+
+@pytest.mark.parametrize("probes", [[0], [0, 1]])
+def test_zero_rows_need_no_room_in_the_basis(monkeypatch, probes: list[int]):
+    inner = network_like(30).matrix
+    whole = np.zeros((50, 50))
+    places = np.random.default_rng(5).permutation(50)[:30]
+    whole[np.ix_(places, places)] = inner
+    lengths = []
+
+    def seen(operator, starts, *arguments, **options):
+        lengths.extend(map(len, starts))
+        return iterate(operator, starts, *arguments, **options)
+
+    monkeypatch.setattr(probes_module, "iterate", seen)
+    found = probe_spectra(whole, steps=12, probes=probes, seed=3)
+    assert lengths == [30] * len(probes)
+    for number, probe in zip(probes, found.probes, strict=True):
+        start = rademacher(50, 3, number).double()
+        start[np.setdiff1d(np.arange(50), places)] = 0
+        expected = lanczos(torch.from_numpy(whole), [start], 12)[0]
+        np.testing.assert_allclose(probe.jacobi.alpha, expected.alpha, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(probe.jacobi.beta, expected.beta, rtol=1e-9, atol=1e-12)
 
 
 def test_probes_of_one_spectrum_are_those_of_single_spectra():
