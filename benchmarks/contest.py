@@ -16,6 +16,8 @@ from benchmarks.limits import Peaks, layers_of, limits
 from benchmarks.peers import CONTENDERS, REBUILT_MB, Contender, graph_bytes, prepare
 from benchmarks.reporting import timed
 from gwprune.curvature.operator import curvature_operator
+from gwprune.predict import operator_for
+from gwprune.spectral.predictors import PREDICTORS
 
 LANCZOS_STEPS = 128
 TOLERANCE = 1e-3
@@ -131,6 +133,18 @@ def measure(case: Case, contender: Contender, size: int | None, vector: Tensor) 
     return {"setup": setup, "first": first, "later": later, "single": setup + first, "run": run}
 
 
+def setup_in_products(case: Case) -> float:
+    """Seconds from a network to the operator of a default prediction over those of a later product.
+
+    That is with all checks and the search for dead units, so the whole of what comes before the first step.
+    """
+    clean(case.model)
+    data, vector = (case.inputs, case.targets), unit_vectors(case.dimension)
+    setup, operator = timed(lambda: operator_for(PREDICTORS["width"], case.model, LOSS, data, seed=0))
+    operator @ vector
+    return setup / timed(lambda: operator @ vector)[0]
+
+
 def block_ratios(case: Case, size: int) -> dict[str, float]:
     """Seconds of H @ V over four times those of H @ v: graphs kept and there, on a fresh operator, and not kept."""
     v, block = unit_vectors(case.dimension), unit_vectors(case.dimension, BLOCK)
@@ -189,9 +203,10 @@ def run(case: Case, rounds: int, memory_gb: float, log: Callable[[str], None]) -
     prepare(case.model)
     peaks = Peaks(layers_of(case.model, case.inputs), sizes)
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
-    blocks = []
+    blocks, setups = [], []
     for _ in range(rounds):
         peaks.measure()
+        setups.append(setup_in_products(case))
         for name, size in chosen.items():
             seconds = measure(case, contenders[name], size, vector)
             figures[name].append(seconds)
@@ -217,5 +232,6 @@ def run(case: Case, rounds: int, memory_gb: float, log: Callable[[str], None]) -
             }
             for name in CONTENDERS
         },
+        "setup_in_products": median(setups),
         "block": {key: median(part[key] for part in blocks) for key in blocks[0]} if blocks else None,
     }

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import contest, limits, peers, products, training
+from benchmarks import contest, end_to_end, limits, peers, products, training
 from gwprune import models
 
 
@@ -129,6 +131,97 @@ def test_quick_run_writes_limits_blocks_environment_and_what_failed(quick):
         assert network["contenders"]["broken"]["error"] == "RuntimeError: no such kernel"
     assert set(record["networks"]["quick_fc"]["block"]) == {"kept", "fresh", "rebuilt"}
     assert all(name in text for name in (*peers.CONTENDERS, "limit, primal passes shared", "no such kernel"))
+
+
+def test_networks_that_were_timed_before_stay_with_their_environment(tmp_path, quick):
+    """An interrupted or partial run adds to the file; files of earlier versions had one environment for all."""
+    record = {"environment": {"threads": 7}, "networks": {"fc5": {"a": 1}, "vit": {"environment": {"threads": 2}}}}
+    (tmp_path / "products.json").write_text(json.dumps(record))
+    assert products.earlier(tmp_path / "products.json") == {
+        "fc5": {"environment": {"threads": 7}, "a": 1},
+        "vit": {"environment": {"threads": 2}},
+    }
+    assert products.earlier(tmp_path / "none.json") == {}
+    assert all(own["environment"]["threads"] > 0 for own in quick[0]["networks"].values())
+
+
+def test_goals_of_a_transformer_are_those_that_were_asked():
+    def seconds(first: float, later: float) -> dict:
+        return {"first": first, "single": first + 1, "run": later, "relative_error": 0.0}
+
+    result = {
+        "contenders": {
+            "gwprune": seconds(2.3, 1.2),
+            "double_backward": seconds(2.0, 2.0),
+            "pyhessian_one_batch": seconds(4.0, 1.5),
+            "jvp_of_grad": {"error": "not installed"},
+        },
+        "limit": {"scratch": 1.0},
+        "setup_in_products": 4.5,
+        "block": None,
+    }
+    rows = {what: (value, goal) for _, what, value, goal in products.goals("vit", result)}
+    assert rows["first product / double backward's"] == (pytest.approx(1.15), 1.15)
+    assert rows["one of 128 / that of the fastest peer (pyhessian_one_batch)"] == (pytest.approx(0.8), 0.7)
+    assert rows["set-up of a prediction with all checks / a later product"] == (4.5, 6.0)
+    assert "first product / double backward's" not in {row[1] for row in products.goals("fc5", result)}
+
+
+# --- from a network to its threshold ------------------------------------------------------------------------
+
+
+def test_the_estimate_settles_where_it_stays():
+    estimates = {8: 0.95, 16: 0.90, 24: 0.905, 32: 0.90, 40: 0.899}
+    assert end_to_end.settled(estimates, 0.002) == 32
+    assert end_to_end.settled(estimates, 0.02) == 16
+    assert end_to_end.settled(estimates, 1.0) == 8
+
+
+def test_rounds_go_on_where_they_were_and_ratios_are_those_within_a_round(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = models.build("fc", (1, 8, 8), 10, hidden=[12])
+    data = torch.randn(64, 1, 8, 8), torch.randint(10, (64,))
+    unit = tmp_path / "results" / "runs" / "fc" / "seed0"
+    unit.mkdir(parents=True)
+    (unit / "dense.json").write_text(json.dumps({"l1": 0.1, "batch_std": 0.05}))
+    (tmp_path / "results" / "data").mkdir()
+    (tmp_path / "results" / "data" / "some.pt").touch()
+    split = SimpleNamespace(subset=lambda samples, seed: SimpleNamespace(as_tensors=lambda: data))
+    monkeypatch.setattr(end_to_end, "load_network", lambda path: copy.deepcopy(model))
+    monkeypatch.setattr(end_to_end.datasets, "load", lambda path: None)
+    monkeypatch.setattr(end_to_end.DeviceSplit, "from_data", lambda *arguments: split)
+    monkeypatch.setattr(end_to_end, "STEPS", 40)
+    densities = []
+    monkeypatch.setattr(end_to_end, "pyhessian_density", lambda *arguments: densities.append(arguments))
+    output = tmp_path / "out"
+    arguments = ["--results", str(tmp_path / "results"), "--output", str(output), "--longest", "40"]
+    end_to_end.main([*arguments, "--rounds", "0"])
+    first = json.loads((output / "end_to_end.json").read_text())
+    assert (first["rounds"], len(densities)) == ([], 0)
+    assert len(first["convergence"]["estimates"]) == 5
+    for rounds in (1, 2):
+        end_to_end.main([*arguments, "--rounds", str(rounds)])
+    record = json.loads((output / "end_to_end.json").read_text())
+    assert record["convergence"] == first["convergence"]
+    assert len(record["rounds"]) == len(densities) == 2
+    estimate = record["rounds"][0]["ways"]["estimate"]
+    assert estimate["steps"] == first["convergence"]["settled"]
+    assert estimate["products"] > estimate["steps"]  # those of the set-up and of `quadratic` count
+    assert estimate["lower"] <= estimate["estimate"] <= estimate["upper"]
+    seconds = [(1.0, 2.0), (3.0, 3.0), (4.0, 1.0)]
+    found = {key: 0.5 for key in ("estimate", "lower", "upper")} | {"steps": 1, "products": 1}
+    turns = [
+        {
+            "ways": {
+                end_to_end.RIVAL: found | {"seconds": b},
+                "estimate": found | {"seconds": a},
+                "interval": found | {"seconds": a},
+            }
+        }
+        for a, b in seconds
+    ]
+    assert end_to_end.table(turns)[0]["/ PyHessian"] == "1.00"
+    assert end_to_end.table(turns)[0]["seconds"] == "3"
 
 
 # --- training -----------------------------------------------------------------------------------------------
