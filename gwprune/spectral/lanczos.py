@@ -118,6 +118,7 @@ def _dot(a: Tensor, b: Tensor) -> float:
 
 
 STORAGES = ("device", "host", "disk")
+_BLOCK_BYTES = 2**28
 
 
 def storage_for(size: int, device: torch.device) -> str:
@@ -238,9 +239,14 @@ class Lanczos:
     @staticmethod
     def _orthogonalise(residual: Tensor, kept: Tensor) -> None:
         before = float(residual.double().norm())
+        rows = max(1, _BLOCK_BYTES // (residual.element_size() * len(residual)))
         for _ in range(2):
             local = residual.to(kept.device)
-            residual.sub_((kept.t() @ (kept @ local)).to(residual.device))
+            # Block after block, so that a pass reads a basis on disk once and not twice.
+            for block in kept.split(rows):
+                local.addmv_(block.t(), block @ local, alpha=-1)
+            if local is not residual:
+                residual.copy_(local)
             after = float(residual.double().norm())
             # A pass that took little away left nothing behind (Daniel, Gragg, Kaufman, Stewart 1976).
             if not after < 0.7 * before:

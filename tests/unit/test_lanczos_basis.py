@@ -110,6 +110,15 @@ def test_every_storage_gives_the_same_coefficients(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_basis_in_blocks_is_as_orthogonal(monkeypatch):
+    matrix, start = torch.from_numpy(network_like(200).matrix), rademacher(200, 0).double()
+    whole = lanczos(matrix, [start], 80)[0]
+    monkeypatch.setattr(lanczos_module, "_BLOCK_BYTES", 7 * 200 * 8)
+    blocks = lanczos(matrix, [start], 80)[0]
+    np.testing.assert_allclose(blocks.alpha, whole.alpha, rtol=0, atol=1e-10 * np.abs(whole.alpha).max())
+    np.testing.assert_allclose(blocks.beta, whole.beta, rtol=0, atol=1e-10 * np.abs(whole.alpha).max())
+
+
 @pytest.mark.parametrize(
     ("size", "device", "storage"),
     [(5, "cpu", "device"), (7, "cpu", "disk"), (1, "cuda", "device"), (5, "cuda", "host"), (80, "cuda", "disk")],
