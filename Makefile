@@ -82,4 +82,4 @@ bench-intervals: $(VENV)/.gwprune-bench  ## train three networks, then docs/inte
 	@$(MAKE) --no-print-directory run CONFIG=config/fashion_mnist.yaml
 	@$(MAKE) --no-print-directory run CONFIG=benchmarks/networks.yaml
 	$(python) -m benchmarks.intervals
-	$(python) -m benchmarks.end_to_end
+	$(python) -m benchmarks.end_to_end --rounds 3
