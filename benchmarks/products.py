@@ -55,9 +55,8 @@ def cases(names: Iterable[str], network_file: Path | None) -> list[Callable[[], 
 
     def gray(name: str) -> Case:
         model = models.build(name, (1, 28, 28), 10)
-        samples = 4000 if name == "lenet5" else 1000
-        sizes = (125, 250, 500, 1000)
-        return Case(name, model, *fashion_mnist(samples), sizes, 1000, 500, rounds=3, repeat=True)
+        samples = 4000 if name == "lenet5" else 500
+        return Case(name, model, *fashion_mnist(samples), (125, 250, 500), 500, 250, rounds=3, repeat=True)
 
     def resnet20() -> Case:
         model = models.build("resnet20", (3, 32, 32), 10)
