@@ -96,8 +96,13 @@ def wording(fault: Mapping[str, Any]) -> str:
     text = fault["msg"].removeprefix("Value error, ")
     if fault["type"] in ("value_error", "missing"):
         return text
-    value = fault["input"]
-    hint = nearest(value, re.findall(r"'(\w+)'", fault["ctx"]["expected"])) if fault["type"] == "literal_error" else ""
+    value, hint = fault["input"], ""
+    if fault["type"] == "literal_error":
+        hint = nearest("cuda" if value == "gpu" else value, re.findall(r"'(\w+)'", fault["ctx"]["expected"]))
+    if fault["type"] == "model_type":
+        text = "keys and values are wanted, each as 'key: value' with a blank after the colon"
+    if fault["type"] == "list_type" and isinstance(value, dict):
+        hint = "; begin each entry with '- '"
     if fault["type"] == "float_type" and isinstance(value, str) and re.fullmatch(r"-?\d+e-?\d+", value):
         hint = f"; YAML takes it for text: write {value.replace('e', '.0e')}"
     return f"{text}, got {value!r}{hint}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -115,6 +115,12 @@ def _syntax(error: yaml.YAMLError) -> str:
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error).splitlines()[0]
     if "'\\t'" in problem:
         problem += ": indent with spaces, not with tabs"
+    elif "<block" in problem:
+        problem = "the indentation fits none of the lines above: keys of one section begin in the same column"
+    elif "mapping values" in problem:
+        problem += ": a second colon in the line, or an indentation that fits none of the lines above"
+    elif mark and (begun := getattr(error, "context_mark", None)) and begun.line < mark.line:
+        problem += f", {error.context} that begins in line {begun.line + 1}"
     return f", line {mark.line + 1}: {problem}" if mark else f": {problem}"
 
 
@@ -217,7 +223,11 @@ def unknown_key(key: str, value: Any, section: type[BaseModel]) -> str:
     if rest and first in allowed:
         nested = f"{{{rest.replace('.', ': {')}: {value}{'}' * (rest.count('.') + 1)}"
         return f"dots do not reach into a section; write {first}: {nested}, with --config '{first}={nested}'"
-    return f"unknown key; allowed: {', '.join(allowed)}{nearest(key, allowed)}"
+    sections = [name for name, field in section.model_fields.items() if key in _keys(field.annotation)]
+    hint = f"; it belongs in {' or '.join(sections)}" if sections else nearest(key, allowed)
+    if not hint and "options" in allowed:
+        hint = f"; an option stands in options: {{{key}: {value}}}"
+    return f"unknown key; allowed: {', '.join(allowed)}{hint}"
 
 
 def _typed(values: Any, from_files: Any) -> Any:
@@ -243,16 +253,22 @@ def _at(values: Any, location: tuple) -> Any:
     return values
 
 
+def _model(annotation: Any) -> type[BaseModel] | None:
+    """The model in a field's type, a list of it included."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for part in get_args(annotation) if (model := _model(part))), None)
+
+
+def _keys(annotation: Any) -> Collection[str]:
+    model = _model(annotation)
+    return model.model_fields if model else ()
+
+
 def _section(location: tuple) -> type[BaseModel]:
     """The model that a key's location lies in."""
-
-    def inner(annotation: Any) -> type[BaseModel] | None:
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            return annotation
-        return next((model for part in get_args(annotation) if (model := inner(part))), None)
-
     section: type[BaseModel] = Config
     for part in location:
         if not isinstance(part, int):
-            section = inner(section.model_fields[part].annotation) or section
+            section = _model(section.model_fields[part].annotation) or section
     return section

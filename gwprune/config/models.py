@@ -293,6 +293,8 @@ class Config(Settings):
         directory = os.path.normpath(os.path.expanduser(value))
         if directory.startswith("~"):
             raise ValueError(f"no home directory is known for {value!r}")
+        if os.path.exists(directory) and not os.path.isdir(directory):
+            raise ValueError(f"{value!r} is a file: a directory is wanted")
         return directory
 
     @model_validator(mode="before")

@@ -5,6 +5,7 @@ Defaults and descriptions stand here; schema and reference are generated from th
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -213,6 +214,8 @@ def epsilon_rule(value: Any) -> str:
         kind, number = next(iter(value.items()))
     else:
         kind, _, number = str(value).partition(":")
+    if re.fullmatch(r"[\d.]+\s*%?", str(value)):
+        raise ValueError(f"{value!r} is a number without its rule: relative (times the dense loss) or absolute (nats)")
     choice("epsilon rule", str(kind).strip(), kinds)
     if kind == "batch_std":
         if number not in ("", None):

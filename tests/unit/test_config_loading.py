@@ -41,6 +41,19 @@ BROKEN = [
         f"{VALID}training:\n\tepochs: 3\n",
         ", line 3: found character '\\t' that cannot start any token: indent with spaces, not with tabs",
     ),
+    (
+        f"{VALID}training:\n  epochs: 3\n   lr: 0.1\n",
+        ", line 4: mapping values are not allowed here: a second colon in the line, or an indentation that fits none of"
+        " the lines above",
+    ),
+    (
+        f"{VALID}training:\n   epochs: 3\n  lr: 0.1\n",
+        ", line 4: the indentation fits none of the lines above: keys of one section begin in the same column",
+    ),
+    (
+        f'{VALID}results: "mine\nseeds: 3\n',
+        ", line 4: found unexpected end of stream, while scanning a quoted scalar that begins in line 2",
+    ),
     ("- a\n- b\n", " must hold a mapping of keys to values, not a list"),
     ("", " is empty: it must hold the key experiments at least"),
     ("# nothing\n", " is empty: it must hold the key experiments at least"),

@@ -42,6 +42,31 @@ def test_the_allowed_keys_of_an_unknown_key_are_those_of_its_own_section():
 
 
 @pytest.mark.parametrize(
+    ("raw", "key", "hint"),
+    [
+        (values(l1=0), "l1", "it belongs in training"),
+        (values({"epochs": 3}), "experiments.0.epochs", "it belongs in training or fine_tuning or sparse_training"),
+        ({"dataset": "digits", "experiments": [{"dataset": "digits", "network": "fc"}]}, "dataset", "experiments"),
+        (values({"network": {"name": "fc", "hidden": [9]}}), "experiments.0.network.hidden", "options: {hidden: [9]}"),
+    ],
+)
+def test_a_key_in_the_wrong_section_is_sent_to_its_own(raw, key, hint):
+    line = only_fault(raw)
+    assert line.startswith(f"{key}: unknown key; allowed: ")
+    assert line.endswith(hint)
+
+
+@pytest.mark.parametrize("value", [0.05, "5%", "0.05"])
+def test_a_tolerance_without_its_rule_is_told_the_rules(value):
+    assert "a number without its rule: relative (times the dense loss) or absolute" in only_fault(values(epsilon=value))
+
+
+def test_a_results_directory_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "mine").write_text("")
+    assert only_fault(values(results=str(tmp_path / "mine"))).endswith("is a file: a directory is wanted")
+
+
+@pytest.mark.parametrize(
     ("raw", "key", "value", "allowed", "meant"),
     [
         (values(pruning={"methods": ["magnitud"]}), "pruning.methods", "magnitud", "random", "magnitude"),
@@ -71,7 +96,7 @@ def test_the_allowed_keys_of_an_unknown_key_are_those_of_its_own_section():
         (values(training={"schedule": "cosin"}), "training.schedule", "cosin", "multistep", "cosine"),
         (values(fine_tuning={"augmentation": "cropflip"}), "fine_tuning.augmentation", "cropflip", "flip", "crop_flip"),
         (values(fine_tuning={"rewinding": "weight"}), "fine_tuning.rewinding", "weight", "none", "weights"),
-        (values(device="cud"), "device", "cud", "auto", "cuda"),
+        (values(device="gpu"), "device", "gpu", "auto", "cuda"),
     ],
 )
 def test_an_unknown_name_is_named_with_what_is_allowed_and_the_nearest_match(raw, key, value, allowed, meant):
@@ -102,8 +127,8 @@ def test_an_unknown_name_is_named_with_what_is_allowed_and_the_nearest_match(raw
         ("training.accumulation", 0, "greater than or equal to 1"),
         ("training.milestones", 3, "list"),
         ("training.l1", -1e-4, "greater than or equal to 0"),
-        ("training", "long", "dictionary"),
-        ("training", None, "dictionary"),
+        ("training", "long", "keys and values"),
+        ("training", None, "keys and values"),
         ("spectrum.steps", 1, "greater than or equal to 2"),
         ("spectrum.operators", [], "at least 1 item"),
         ("pruning.methods", 3, "string"),
