@@ -37,6 +37,7 @@ _PAUSE, _PART = 15, 0.01
 # Jobs at work that are named, on a terminal and in a line.
 _ROWS, _MOST_NAMES = 8, 4
 _SAID_LEAST = 30  # columns for what a job says
+_NETWORK_LEAST = 8  # columns for a network's name
 _MESSAGE_LINES = 6  # of an error
 _MOST_FAILURES = 20  # that the end of a run shows
 _TAIL = 8192  # bytes of a log that are looked at
@@ -150,7 +151,9 @@ class Progress:
         """The same as lines of at most ``columns``, one for each of at most ``rows`` jobs."""
         shown, rest = self._at_work(rows)
         width = min(max((len(name) for name, _ in shown), default=0), max(columns - _SAID_LEAST - 4, 10))
-        lines = [f"  {_cut(name, width):<{width}}  {said}" for name, said in shown] + ([f"  {rest}"] if rest else [])
+        room = columns - width - 4
+        lines = [f"  {_cut(name, width):<{width}}  {_parts(said, room)}" for name, said in shown]
+        lines += [f"  {rest}"] if rest else []
         return [line[:columns].rstrip() for line in (self.head(now), *lines)]
 
     def _at_work(self, most: int) -> tuple[list[tuple[str, str]], str]:
@@ -163,9 +166,18 @@ class Progress:
 
 
 def _cut(name: str, width: int) -> str:
-    """A name without its middle, where it is too long: network and rule stand at its ends."""
-    half = (width - 1) // 2
-    return name if len(name) <= width else f"{name[: width - 1 - half]}…{name[-half:]}"
+    """A name without its middle, where it is too long; where that will do without the middle of the network's name."""
+    first, blank, rest = name.partition(" ")
+    room = width - len(blank + rest)
+    if room < _NETWORK_LEAST:
+        first, blank, rest, room = name, "", "", width
+    half = (room - 1) // 2
+    return name if len(name) <= width else f"{first[: room - 1 - half]}…{first[-half:]}{blank}{rest}"
+
+
+def _parts(said: str, room: int) -> str:
+    """As many of the parts between commas as there is room for, at least one."""
+    return said if len(said) <= room else re.sub(r"[,;:] [^,;:]*$|[,;:]$", "", said[:room])
 
 
 def _path(log: str) -> str:
