@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,8 @@ def _sparsity(text: str) -> str | float:
 
 def _add_predict(command: argparse.ArgumentParser) -> None:
     def add(name: str, text: str, **options: Any) -> None:
-        command.add_argument(name, help=text, **options)
+        default = f"; default {options['default']}" if "default" in options else ""
+        command.add_argument(name, help=text + default, **options)
 
     add("network", "module:function that builds it; the current directory is searched last")
     add("--weights", "file of its state_dict, as torch.save writes it; nothing but tensors is unpickled")
@@ -194,6 +196,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("gwprune: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who reads it, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:  # the boundary of the process  # noqa: BLE001
         print(f"gwprune: {type(error).__name__}: {error}", file=sys.stderr)
         return 1

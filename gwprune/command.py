@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -72,8 +71,6 @@ def predict_and_prune(
     """
     if out is not None:
         check_path(out)
-    # As a program in the current directory would import them, but nothing here hides an installed package.
-    sys.path.append(os.getcwd())
     loss_fn = function_of("loss", loss) if ":" in loss else getattr(functional, choice("loss", loss, _LOSSES), None)
     model = _network(network, weights)
     read = _called("data", data)

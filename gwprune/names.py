@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from numbers import Integral
+from types import ModuleType
 from typing import Any
 
 __all__ = ["choice", "function_of", "lazy", "nearest", "refusal", "whole_number"]
@@ -67,6 +70,8 @@ def whole_number(name: str, value: Any, least: int) -> int:
 def function_of(what: str, name: str) -> Callable[..., Any]:
     """The function called ``module:function``; its module is imported now.
 
+    A module is looked for in the current directory last, so that nothing there hides an installed one.
+
     Args:
         what: the kind of name, for the error message.
         name: ``module:function``.
@@ -78,11 +83,11 @@ def function_of(what: str, name: str) -> Callable[..., Any]:
     if not module_name or not attribute:
         raise ValueError(f"{what} {name!r}: expected the form module:function")
     try:
-        module = import_module(module_name)
+        module = _imported(module_name)
     except Exception as error:  # a user's module may fail in any way while it is imported
         raise ValueError(
-            f"{what} {name!r}: module {module_name!r} cannot be imported ({type(error).__name__}: {error}); install it,"
-            " or add its directory to PYTHONPATH"
+            f"{what} {name!r}: module {module_name!r} cannot be imported ({type(error).__name__}: {error});"
+            f" put it into the current directory ({os.getcwd()}), install it, or add its directory to PYTHONPATH"
         ) from error
     if not hasattr(module, attribute):
         public = sorted(key for key, value in vars(module).items() if callable(value) and not key.startswith("_"))
@@ -91,6 +96,16 @@ def function_of(what: str, name: str) -> Callable[..., Any]:
     if not callable(function):
         raise ValueError(f"{what} {name!r}: {attribute!r} is not callable")
     return function
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError:
+        if os.getcwd() in sys.path:
+            raise
+        sys.path.append(os.getcwd())
+        return import_module(name)
 
 
 def lazy(package: str, exports: Mapping[str, str]) -> Callable[[str], Any]:

@@ -152,7 +152,7 @@ def _columns() -> int:
 def _table(name: str, results: Path) -> pa.Table:
     path = tables_folder(results) / f"{name}.parquet"
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; run the workflow first")
+        raise FileNotFoundError(f"{path} does not exist; run the workflow first, or name where its results are")
     return read_table(name, path)
 
 

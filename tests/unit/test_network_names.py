@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -55,6 +57,16 @@ def test_errors_name_the_value_and_what_is_allowed(name, options, parts):
         assert part in str(caught.value)
     with pytest.raises(ValueError, match=r"."):
         models.build(name, CIFAR, 10, **options)
+
+
+def test_a_module_in_the_current_directory_is_found_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    (tmp_path / "a_network_here.py").write_text("def build(input_shape, classes): ...")
+    with pytest.raises(ValueError, match=r"put it into the current directory"):
+        models.validate("a_network_here:build", {})
+    monkeypatch.chdir(tmp_path)
+    models.validate("a_network_here:build", {})
+    assert sys.path[-1] == str(tmp_path)
 
 
 @pytest.mark.parametrize(

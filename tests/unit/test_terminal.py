@@ -272,6 +272,13 @@ def test_every_rule_with_a_cost_has_a_section_of_the_configuration():
     assert set(SECTION_OF_RULE.values()) == set(Resources.model_fields)
 
 
+def test_a_reader_that_has_enough_is_no_fault(tmp_path):
+    write_table("costs", [cost("train", 1200, 900)], tmp_path / "tables/costs.parquet", {})
+    command = f"{sys.executable} -m gwprune costs {tmp_path} | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_costs_are_printed_for_a_results_directory(tmp_path, capsys):
     assert main(["costs", str(tmp_path)]) == 1
     assert "tables/costs.parquet does not exist; run the workflow first" in capsys.readouterr().err
