@@ -3,7 +3,7 @@
     python -m benchmarks.notebook docs/notebooks/transformer.ipynb
 
 For a notebook that nothing but Python runs: no Jupyter is needed, and the environment is the one of the package. Kept
-are what a cell prints, the value of its last line, and figures.
+are what a cell prints, the value of its last line, and figures, those of pyplot too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import nbformat
 from matplotlib.figure import Figure
 
@@ -29,7 +30,7 @@ def shown(value: Any) -> list[nbformat.NotebookNode]:
     data = {"text/plain": repr(value)}
     if isinstance(value, Figure):
         image = io.BytesIO()
-        value.savefig(image, format="png", dpi=60, metadata={"Software": None})
+        value.savefig(image, format="png", dpi=75, metadata={"Software": None})
         data["image/png"] = base64.b64encode(image.getvalue()).decode()
     return [nbformat.v4.new_output("display_data", data=data)]
 
@@ -37,13 +38,16 @@ def shown(value: Any) -> list[nbformat.NotebookNode]:
 def run(source: str, namespace: dict[str, Any]) -> list[nbformat.NotebookNode]:
     """The outputs of a cell."""
     tree, value, text = ast.parse(source), None, io.StringIO()
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    shows = tree.body and isinstance(tree.body[-1], ast.Expr) and not source.endswith(";")
+    last = tree.body.pop() if shows else None
     with contextlib.redirect_stdout(text):
         exec(compile(tree, "cell", "exec"), namespace)
         if last is not None:
             value = eval(compile(ast.Expression(last.value), "cell", "eval"), namespace)
     stream = [nbformat.v4.new_output("stream", name="stdout", text=text.getvalue())] if text.getvalue() else []
-    return stream + shown(value)
+    figures = [output for number in plt.get_fignums() for output in shown(plt.figure(number))]
+    plt.close("all")
+    return stream + shown(value) + figures
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
-"""Hook of mkdocs: pages from elsewhere in the checkout, and links that lead where they lead on the site."""
+"""Hook of mkdocs: pages from elsewhere in the checkout, notebooks among them, and links that lead where they should."""
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -17,6 +18,8 @@ ELSEWHERE = {
     "reference_run.md": "results/reference/fashion_mnist/README.md",
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
+    "notebooks/demo.md": "docs/notebooks/demo.ipynb",
+    "notebooks/transformer.md": "docs/notebooks/transformer.ipynb",
 }
 PAGES = {path: page for page, path in ELSEWHERE.items()}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!\w+:|#)([^)\s#]+)(#[^)\s]*)?\)")
@@ -25,8 +28,25 @@ ROLE = re.compile(r":(?:func|class|meth|mod|attr):<code>([^<]*)</code>")
 
 def on_files(files, config):
     for page, path in ELSEWHERE.items():
-        files.append(File.generated(config, page, content=(ROOT / path).read_text()))
+        files.append(File.generated(config, page, content=text_of(ROOT / path)))
     return files
+
+
+def text_of(path: Path) -> str:
+    """A file as Markdown; of a notebook the cells and what they showed."""
+    if path.suffix != ".ipynb":
+        return path.read_text()
+    parts = []
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            data = output.get("data", {"text/plain": output.get("text")})
+            if image := "".join(data.get("image/png", "")).strip():
+                parts.append(f'<img alt="figure" src="data:image/png;base64,{image}">')
+            else:
+                parts.append(f"```text\n{''.join(data['text/plain']).rstrip()}\n```")
+    return "\n\n".join(parts)
 
 
 def on_page_markdown(markdown, page, config, files):

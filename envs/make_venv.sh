@@ -20,4 +20,5 @@ if ! "$python" -c 'import ensurepip' 2>/dev/null; then
 fi
 # An interrupted creation leaves a python without pip.
 "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$venv"
+echo "installing what gwprune needs into $venv: about 6 GB, some minutes, once" >&2
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c envs/constraints.txt -e '.[workflow,test]'

@@ -3,6 +3,8 @@
 import re
 import xml.etree.ElementTree as ElementTree
 
+import matplotlib.pyplot as plt
+import nbformat
 import pyarrow.parquet as pq
 import pytest
 
@@ -172,3 +174,18 @@ def test_the_report_is_one_file_with_every_figure(finished, tiny):
     for name in ("training_history", "spectral_density", "width_curve", "sparsity_sweep", "tradeoff", "comparison"):
         assert name in text
     assert not re.search(r'<(script|link|img)[^>]+(src|href)="https?://', text)
+
+
+def test_the_notebook_of_the_demo_reads_a_run_and_draws_it(finished):
+    notebook = nbformat.read(ROOT / "docs/notebooks/demo.ipynb", as_version=4)
+    program = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    program, count = re.subn("(?m)^RESULTS = .*", f"RESULTS = Path({str(finished.directory / 'results')!r})", program)
+    assert count == 1
+    plt.switch_backend("Agg")
+    names: dict = {}
+    try:
+        exec(program, names)
+        assert [[bool(axes.has_data()) for axes in plt.figure(n).axes] for n in plt.get_fignums()] == 4 * [[True]]
+    finally:
+        plt.close("all")
+    assert set(names["limits"].stage) == {"one_shot", "fine_tuned"}
