@@ -61,6 +61,10 @@ def test_the_literal_command_needs_nothing_outside_the_clone():
     assert os.readlink(ROOT / "slurm") == "profiles/slurm"
 
 
+def test_jobs_stay_in_their_environment_when_a_profile_asks_for_conda(tmp_path):
+    assert "This was a dry-run" in dry_run(tmp_path, "--cores", "1", "--software-deployment-method", "conda")
+
+
 def test_every_key_can_be_switched_on(tmp_path):
     assert yaml.safe_load(uncommented())["set-resources"]["train"].keys() >= set(KEYS.split("|")[:6])
     (tmp_path / "config.yaml").write_text(uncommented())

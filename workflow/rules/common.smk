@@ -14,7 +14,10 @@ except gwconfig.ConfigError as error:
 PLAN = Plan(CONFIG, workflow.modifier.path_modifier.replace_prefix)
 FILE = PLAN.file
 PATH = PLAN.path
-ENVIRONMENT = "../../envs/gwprune.yaml"
+# Jobs run in the environment that Snakemake runs in, with `--sdm conda` too, which may stand in a user's profile: what
+# Snakemake would make of the file has no gwprune.
+METHODS = {method.name for method in workflow.deployment_settings.deployment_method}
+ENVIRONMENT = None if "CONDA" in METHODS else "../../envs/gwprune.yaml"
 GPU = 0 if CONFIG.device == "cpu" else 1
 
 
