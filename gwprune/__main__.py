@@ -71,7 +71,7 @@ def _predict(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from .jobs.report import build_report  # noqa: PLC0415 - each command imports what it needs
 
-    print(build_report(_results(args), _configuration(args)))
+    print(f"report: {build_report(_results(args), _configuration(args))}")
     return 0
 
 

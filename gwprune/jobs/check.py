@@ -79,7 +79,7 @@ def _described(run: Run) -> list[str]:
     own = run.experiment
     spectrum, tuning, sparse = own.spectrum, own.fine_tuning, own.sparse_training
     lines = [
-        f"{run.name}: {own.network.name} on {own.dataset.name}, seeds {_listed(own.seeds)}",
+        f"{run.name}: {own.network.name} on {own.dataset.name}, seed{'s' * (len(own.seeds) > 1)} {_listed(own.seeds)}",
         f"  train: {own.network.weights or _count(own.training.epochs, 'epoch')}, l1 {run.l1:g}",
         f"  predict: {_listed(spectrum.predictors)} of {_listed(spectrum.operators)},"
         f" {_count(spectrum.steps, 'step')}, {_count(spectrum.probes, 'probe')}, epsilon {_listed(own.epsilon)}",

@@ -21,6 +21,7 @@ from ..storage.files import read_json, write_json
 from ..storage.locks import is_held, locked
 from .interruption import RUN_INTERRUPTED
 from .job import SLOTS_VARIABLE
+from .words import program
 
 __all__ = ["Launch", "gpu_slots", "places", "without"]
 
@@ -53,8 +54,8 @@ def places(results: Path, configurations: Sequence[str | os.PathLike] = ()) -> s
     if "tables" in found:
         lines[0] += f" (what each is: {found['tables'] / 'README.md'})"
         where = ["--config", os.path.relpath(configurations[0])] if len(configurations) == 1 else [str(results)]
-        command = shlex.join(where)
-        lines += [f"the limits: gwprune thresholds {command}", f"one page with all: gwprune report {command}"]
+        asked = [shlex.join([program("gwprune"), command, *where]) for command in ("thresholds", "report")]
+        lines += [f"the limits: {asked[0]}", f"one page with all: {asked[1]}"]
     return "\n".join(lines)
 
 

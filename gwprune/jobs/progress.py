@@ -26,7 +26,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from .interruption import RUN_INTERRUPTED
 from .job import QUIET_VARIABLE
-from .words import duration, name_of
+from .words import duration, name_of, program
 
 __all__ = ["LogHandler", "Progress"]
 
@@ -328,8 +328,9 @@ class LogHandler(LogHandlerBase):
             self._print(self._folded(text))
         if (more := len(progress.failed) - _MOST_FAILURES) > 0:
             self._print(f"\nfailed: {more} more, named above")
-        if progress.failed:
-            self._print(self._folded(f"\nTo go on: {shlex.join(['snakemake', *sys.argv[1:]])}"))
+        # After Ctrl-C the last line of the run says it.
+        if progress.failed or progress.done < progress.total and not RUN_INTERRUPTED.is_set():
+            self._print(self._folded(f"\nTo go on: {shlex.join([program('snakemake'), *sys.argv[1:]])}"))
 
     def _folded(self, text: str) -> str:
         """A text in lines that the terminal holds."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
-__all__ = ["duration", "name_of"]
+__all__ = ["duration", "name_of", "program"]
 
 # Wildcards that tell a job from the others of its rule, network and seed.
 _TELLING = ("dataset", "operator", "probe", "method", "sparsity", "epoch")
@@ -28,3 +32,10 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(round(seconds, -1), 5):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def program(name: str) -> str:
+    """How to start a program of this environment: by its name where a shell finds it, elsewhere by its path."""
+    own, found = Path(sys.executable).parent / name, shutil.which(name)
+    known = not own.exists() or (found is not None and os.path.samefile(found, own))
+    return name if known else os.path.relpath(own)

@@ -166,7 +166,7 @@ def print_costs(results: Path, sections: Mapping[str, str]) -> None:
     Raises:
         FileNotFoundError: when the workflow has not finished.
     """
-    console = Console(width=_columns())
+    console = Console(width=_columns(), highlight=False)
     for view in sheet_views(cost_sheet(_table("costs", results), sections), console.width):
         console.print(view)
     console.print("mem_mb, runtime: for a job like the largest one; a section takes the largest of its rules")
@@ -182,7 +182,7 @@ def print_comparison(results: Path) -> None:
         FileNotFoundError: when the workflow has not finished.
     """
     tables = (_table(name, results).to_pylist() for name in ("comparison", "comparison_thresholds"))
-    console = Console(width=_columns())
+    console = Console(width=_columns(), highlight=False)
     for page in comparison_pages(*tables):
         console.print(Text(f"\n{page.title}", "bold"))
         console.print(Text(page.text))
@@ -205,7 +205,7 @@ def print_thresholds(results: Path, every: bool = False) -> None:
         FileNotFoundError: when the workflow has not finished.
     """
     thresholds = _table("thresholds", results)
-    console, method = Console(width=_columns()), main_method(thresholds["method"].to_pylist())
+    console, method = Console(width=_columns(), highlight=False), main_method(thresholds["method"].to_pylist())
     console.print("Predicted and measured pruning thresholds (sparsity)\n")
     for view in (prediction_views if every else limit_views)(thresholds, method, console.width >= _WIDE):
         console.print(view)

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from gwprune.jobs import words
 from gwprune.jobs.launch import Launch, gpu_slots, places, without
 
 HERE = socket.gethostname()
@@ -225,8 +226,8 @@ def test_the_end_of_a_run_names_what_there_is_and_commands_that_work(tmp_path, m
     assert places(Path("results"), [tmp_path / "my config.yaml"]).splitlines() == [
         "tables: results/tables (what each is: results/tables/README.md)",
         "figures: results/figures",
-        "the limits: gwprune thresholds --config 'my config.yaml'",
-        "one page with all: gwprune report --config 'my config.yaml'",
+        f"the limits: {words.program('gwprune')} thresholds --config 'my config.yaml'",
+        f"one page with all: {words.program('gwprune')} report --config 'my config.yaml'",
     ]
     assert "gwprune report results" in places(Path("results"), ["a.yaml", "b.yaml"])
 

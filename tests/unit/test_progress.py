@@ -22,7 +22,7 @@ from gwprune.config.command_line import find_logger
 from gwprune.jobs import progress
 from gwprune.jobs.job import QUIET_VARIABLE, job
 from gwprune.jobs.progress import LogHandler, Progress
-from gwprune.jobs.words import duration, name_of
+from gwprune.jobs.words import duration, name_of, program
 from tests.unit.helpers_screen import screen
 
 STATS = {"train": 2, "sweep": 4, "all": 1, "total": 7}
@@ -346,8 +346,33 @@ def test_a_failed_run_ends_with_rule_network_message_log_and_command(monkeypatch
         "  ValueError: no such thing",
         f"  log: {log}",
         "",
-        "To go on: snakemake --cores 2 --configfile 'my config.yaml'",
+        f"To go on: {program('snakemake')} --cores 2 --configfile 'my config.yaml'",
     ]
+
+
+def test_a_run_that_was_stopped_says_how_to_go_on(monkeypatch, tmp_path):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "argv", ["snakemake", "--cores", "2"])
+    own = handler(monkeypatch, stream)
+    own.emit(planned(train=2))
+    own.emit(began(1, tmp_path / "x.log"))
+    own.close()
+    assert stream.getvalue().endswith(
+        f"0 of 2 jobs are done, after 5 s\n\nTo go on: {program('snakemake')} --cores 2\n"
+    )
+
+
+def test_programs_that_a_shell_does_not_find_are_named_by_their_path(monkeypatch, tmp_path):
+    for folder in ("own", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "snakemake").write_text("#!/bin/sh\n")
+        (tmp_path / folder / "snakemake").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "own/python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "own"))
+    assert program("snakemake") == "snakemake"
+    monkeypatch.setenv("PATH", str(tmp_path / "other"))  # it has no gwprune
+    assert program("snakemake") == "own/snakemake"
 
 
 def test_jobs_that_ctrl_c_has_stopped_have_not_failed(monkeypatch, tmp_path):

@@ -153,7 +153,7 @@ def test_tables_that_stand_alone_are_enough_and_a_run_without_control_says_so(tm
     rows = [row for row in example()["thresholds"].to_pylist() if row["stage"] == "one_shot"]
     write_table("thresholds", rows, tmp_path / "thresholds.parquet", {})
     assert main(["report", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"{tmp_path}/report.html\n"
+    assert capsys.readouterr().out == f"report: {tmp_path}/report.html\n"
     page = Page((tmp_path / "report.html").read_text())
     assert "The fine-tuned limit was not measured." in page.text
     assert [text for text, _ in page.tables["files"][1][:1]] == ["thresholds.parquet"]
