@@ -168,7 +168,7 @@ def spectral_density(spectra: pa.Table, run: str, *paths: str | os.PathLike) -> 
             # Between outliers the Gaussians fall to nothing: stop a little below the lowest of their tops.
             peak = 1 / (sigma * np.sqrt(2 * np.pi))
             floor = max(np.quantile(rows["weight"], 0.02), 1e-12) * peak
-            panels[0, 0].set_ylim(floor / 10, 10 * peak)
+            panels[0, 0].set_ylim(floor / 10, peak * 10 ** (0.7 * len(seeds)))  # the legend stands above the curves
         panels[0, 0].set_ylabel(f"density in asinh coordinate,\nsmeared for display (σ = {sigma:.2g})")
         panels[1, 0].set_ylabel("raw nodes:\nweight per probe")
         of_seeds = [Line2D([], [], color=colour, label=f"seed {seed}") for seed, colour in colours.items()]
