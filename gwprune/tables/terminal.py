@@ -212,7 +212,7 @@ def print_thresholds(results: Path, every: bool = False) -> None:
     console.print("limits: training data loss against the dense network (one-shot), or against")
     console.print("the dense network trained on as long (fine-tuned); gap = predicted - lower end")
     if not every:
-        console.print("every predictor: gwprune thresholds --all")
+        console.print(f"every predictor: gwprune thresholds {results} --all", soft_wrap=True)
     files = [("tables", tables_folder(results) / "*.parquet")]
     if (results / "report.html").exists():
         files.append(("report", results / "report.html"))

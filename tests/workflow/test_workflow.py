@@ -179,8 +179,9 @@ def test_the_report_is_one_file_with_every_figure(finished, tiny):
 def test_the_notebook_of_the_demo_reads_a_run_and_draws_it(finished):
     notebook = nbformat.read(ROOT / "docs/notebooks/demo.ipynb", as_version=4)
     program = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    program, count = re.subn("(?m)^RESULTS = .*", f"RESULTS = Path({str(finished.directory / 'results')!r})", program)
-    assert count == 1
+    for name, value in (("RESULTS", f"Path({str(finished.directory / 'results')!r})"), ("SPARSITY", "0.9")):
+        program, count = re.subn(f"(?m)^{name} = .*", f"{name} = {value}", program)
+        assert count == 1
     plt.switch_backend("Agg")
     names: dict = {}
     try:
