@@ -130,7 +130,7 @@ def print_outlook(path: Path) -> None:
     time = f"  about {duration(sum(found.seconds.values()))}" if found.seconds else ""
     print(f"  {'all':<22}{sum(found.jobs.values()):>8}{time}")
     print(f"times: from {file}" if found.seconds else f"times: none known, {file} does not exist")
-    print(f"to run: snakemake --cores all --configfile {path}    (-n --quiet rules: what is still to do)")
+    print(f"to run: snakemake --cores all --configfile {path}\nwhat is still to do: the same with -n --quiet rules")
 
 
 def _folded(line: str) -> str:

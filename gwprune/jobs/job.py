@@ -167,7 +167,8 @@ def job(
             if gpus and slots:
                 stack.enter_context(gpu_slot(slots))
             used = _prepare_torch(device, threads) if device else "cpu"
-            logger.info("begun on %s, threads %d, run %s, seed %s", used, threads, run or "-", seed)
+            own = f", run {run}" * bool(run) + f", seed {seed}" * (int(seed) >= 0)  # jobs for all have neither
+            logger.info("begun on %s, threads %d%s", used, threads, own)
             if "CUDA_VISIBLE_DEVICES" in os.environ:
                 logger.info("CUDA_VISIBLE_DEVICES=%s", os.environ["CUDA_VISIBLE_DEVICES"])
             yield Job(run, int(seed), used, configuration or {}, data_dir, interruption)
