@@ -156,6 +156,7 @@ def budget_table(rows: pd.DataFrame, rest: pd.Series, epsilons: pd.Series) -> st
     for (network, seed), own in rows.groupby(["network", "seed"]):
         if own.budget.nunique() < 2:
             continue
+        predicted = prediction(own, "statistical_dimension")  # one dense network, whatever comes after it
         for (budget, run, rule), part in own.groupby(["budget", "run", "epsilon_rule"]):
             data, objective = (part[part.limit == f"fine-tuned, {name}"] for name in ("data loss", "objective"))
             lines.append(
@@ -167,7 +168,7 @@ def budget_table(rows: pd.DataFrame, rest: pd.Series, epsilons: pd.Series) -> st
                     "unrest": f"{rest[run, seed] / epsilons[run, seed, rule]:.1f}",
                     "data loss": bracket(data.iloc[0]),
                     "objective": bracket(objective.iloc[0]),
-                    "`statistical_dimension`": prediction(data, "statistical_dimension"),
+                    "`statistical_dimension`": predicted,
                 }
             )
     return markdown_table(lines)
