@@ -117,7 +117,8 @@ def _add_predict(command: argparse.ArgumentParser) -> None:
         default="cross_entropy",
     )
     add("--samples", "number of samples to draw", type=int)
-    add("--epsilon", "allowed rise of the loss: a number, 5%%, or batch_std", type=_epsilon, default="batch_std")
+    text = "allowed rise of the loss: a number, 5%%, batch_std, or as a drop of accuracy 'accuracy: 1' (points)"
+    add("--epsilon", text, type=_epsilon, default="batch_std")
     add("--predictor", "what predicts the threshold", default="width", choices=list(PREDICTORS))
     add("--operator", "curvature of the loss", default="hessian", choices=("hessian", "ggn"))
     add("--steps", "products with the curvature", type=int, default=128)

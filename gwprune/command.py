@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from .measured import measure_loss, measure_threshold
 from .names import choice, function_of
+from .network.losses import accuracy_drop
 from .network.samples import LABELS, read_samples
 from .predict import predict_threshold
 from .pruned import check_path, prune, save_pruned
@@ -85,7 +86,9 @@ def predict_and_prune(
         if plot is not None:
             p.plot(plot)
         if measure:
-            print(f"\n{measure_threshold(model, loss_fn, read, p.epsilon, **ranked, **given)}")
+            # A drop of accuracy is measured as such; of others the number is known by now.
+            limit = p.epsilon if accuracy_drop(epsilon) is None else epsilon
+            print(f"\n{measure_threshold(model, loss_fn, read, limit, **ranked, **given)}")
         if sparsity is not None and out is not None:
             before = measure_loss(model, loss_fn, read, **given)
             chosen = p.threshold if sparsity == "predicted" else float(sparsity)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from .curvature.checks import check_loss, explained
 from .names import whole_number
-from .network.losses import BatchLoss, allowed_rise, check_epsilon, mean_loss
+from .network.accuracy import check_classes, mean_accuracy
+from .network.losses import BatchLoss, accuracy_drop, allowed_rise, check_epsilon, mean_loss
 from .network.matrices import Choice
 from .network.modes import check_network, moved, weights_kept
 from .network.prunable import PrunableSet
@@ -37,11 +38,13 @@ class Measurement:
             epsilon; its lower end.
         lower: lower end of the bracket; 0 when the dense network alone is within epsilon.
         upper: upper end, the first measured sparsity beyond epsilon; 1 when there is none.
-        epsilon: loss tolerance.
+        epsilon: loss tolerance; of a drop of accuracy, by how much the loss has risen at the threshold.
         dense_loss: of the network as it was given.
         evaluations: passes over all samples.
         method: pruning method.
         losses: sparsity -> measured loss, in rising order.
+        accuracies: the same of the accuracy in percent, where a drop of it was asked for.
+        accuracy_drop: in percentage points, where it was asked for.
     """
 
     threshold: float
@@ -52,11 +55,16 @@ class Measurement:
     evaluations: int
     method: str
     losses: Mapping[float, float] = field(repr=False)
+    accuracies: Mapping[float, float] = field(default_factory=dict, repr=False)
+    accuracy_drop: float | None = None
 
     def __str__(self) -> str:
+        limit = ("epsilon", f"{self.epsilon:.4g}, above the dense loss {self.dense_loss:.6g}")
+        if self.accuracy_drop is not None:
+            limit = ("accuracy", f"{self.accuracies[0.0]:.2f}% dense, at most {self.accuracy_drop:g} points less")
         lines = [
             ("measured", f"{self.threshold:.4f} [{self.lower:.4f}, {self.upper:.4f}]"),
-            ("epsilon", f"{self.epsilon:.4g}, above the dense loss {self.dense_loss:.6g}"),
+            limit,
             ("method", f"{self.method}, one-shot, {self.evaluations} passes over the data"),
         ]
         return "\n".join(f"{name:<10} {text}" for name, text in lines)
@@ -124,6 +132,13 @@ class PrunedLoss:
     def __call__(self, sparsity: float) -> float:
         with pruned(self.prunable, self._kept(sparsity)):
             return self.dense()
+
+    def with_accuracy(self, sparsity: float) -> dict[str, float]:
+        """``loss`` and ``accuracy`` (percent), of a classifier."""
+        self.evaluations += 1
+        with pruned(self.prunable, self._kept(sparsity)), explained():
+            found = mean_accuracy(self.model, self.loss, self.data, self.batch_size)
+        return dict(zip(("loss", "accuracy"), found, strict=True))
 
 
 def _read(
@@ -222,7 +237,7 @@ def measure_threshold(
         model: any module; used in eval mode and left as it was, also after an error or an interrupt.
         loss_fn: as for :func:`gwprune.predict_threshold`, as the next five; it need not be differentiable.
         data: see there.
-        epsilon: see there.
+        epsilon: see there; ``"accuracy: 1"`` is a limit of the accuracy itself here, of so many percentage points less.
         forward: see there.
         weight: see there.
         samples: see there.
@@ -253,6 +268,7 @@ def measure_threshold(
         (0.5, 0.5, 4)
     """
     check_epsilon(epsilon)
+    drop = accuracy_drop(epsilon)
     if not (isinstance(resolution, Real) and 1e-6 <= resolution < 1):
         raise ValueError(f"resolution must be at least 0.000001 and below 1, got {resolution!r}")
     batch_loss = BatchLoss(loss_fn, forward, weight)
@@ -273,14 +289,28 @@ def measure_threshold(
             raise FloatingPointError(f"the loss of the dense network is {dense}: there is no limit to measure{why}")
         if checks:
             check_loss(model, batch_loss, loss.data, loss.prunable)
-        allowed, _ = allowed_rise(epsilon, model, batch_loss, loss.data, mini_batch_size(data), loss.batch_size)
+        if drop is not None:
+            check_classes(model, batch_loss, loss.data, loss.prunable)
+            limit = loss.with_accuracy(0.0)["accuracy"] - drop
+            # Shares of as many targets may differ from it by their rounding.
+            criterion = Criterion("accuracy_drop", "", "data", "accuracy", -1, limit - 1e-9, drop)
+        else:
+            allowed, _ = allowed_rise(epsilon, model, batch_loss, loss.data, mini_batch_size(data), loss.batch_size)
+            criterion = Criterion("loss_tolerance", "", "data", "loss", 1, dense + allowed, allowed)
 
         def measure(sparsities: Sequence[float]) -> Iterator[dict[str, dict[str, float]]]:
             for sparsity in sparsities:
-                yield {"data": {"loss": loss(sparsity) if sparsity else dense}}
+                if drop is not None:
+                    yield {"data": loss.with_accuracy(sparsity)}
+                else:
+                    yield {"data": {"loss": loss(sparsity) if sparsity else dense}}
 
-        criterion = Criterion("loss_tolerance", "", "data", "loss", 1, dense + allowed, allowed)
         grid = search([criterion], _LOOK, measure, resolution)
     bracket = empirical_threshold(grid, criterion)
     losses = {sparsity: values["data"]["loss"] for sparsity, values in grid.items()}
-    return Measurement(bracket.lower, bracket.lower, bracket.upper, allowed, dense, loss.evaluations, method, losses)
+    accuracies = {} if drop is None else {sparsity: values["data"]["accuracy"] for sparsity, values in grid.items()}
+    return Measurement(
+        bracket.lower, bracket.lower, bracket.upper,
+        epsilon=allowed if drop is None else losses[bracket.lower] - dense, dense_loss=dense,
+        evaluations=loss.evaluations, method=method, losses=losses, accuracies=accuracies, accuracy_drop=drop,
+    )  # fmt: skip

@@ -17,7 +17,8 @@ from .curvature.compaction import CompactedOperator, compacted
 from .curvature.operator import OPERATORS, CurvatureOperator, curvature_operator
 from .curvature.watched import watched
 from .names import whole_number
-from .network.losses import allowed_rise, check_epsilon
+from .network.accuracy import rise_at_drop
+from .network.losses import accuracy_drop, allowed_rise, check_epsilon
 from .network.matrices import Choice, Matrix
 from .network.modes import check_network, eval_mode, frozen
 from .network.prunable import PrunableSet
@@ -305,7 +306,10 @@ def predict_threshold(
         epsilon: a positive number in units of the loss; ``"5%"`` of the dense network's mean loss; or ``"batch_std"``:
             the standard deviation of the loss over mini-batches of all samples in their order, see
             :func:`gwprune.network.losses.batch_deviation`. Their size is that of the DataLoader if ``data`` is one,
-            else 128. A warning tells when there are fewer than 16.
+            else 128. A warning tells when there are fewer than 16. Or ``"accuracy: 1"``, a drop by so many percentage
+            points, of a classifier: a translation, as accuracy has no curvature, to the rise of the loss at which the
+            network, linearised in its weights, has lost as much (28 passes, see
+            :func:`gwprune.network.accuracy.rise_at_drop`).
         steps: Lanczos steps per probe. Without a tolerance, as many steps as the curvature has rows that are not
             exactly zero (never more than D), up to 3,000, make it dense: the eigenvalues are then known and the
             interval closes but for rounding.
@@ -384,9 +388,18 @@ def predict_threshold(
             checks=checks,
             prunable=prunable,
         )
-        value, error = allowed_rise(
-            epsilon, matrix.model, matrix.batch_loss, matrix.data, mini_batch_size(data), matrix.batch_size
-        )
+        ranking = rank(method, matrix.prunable, seed)
+        given = matrix.model, matrix.batch_loss, matrix.data
+        drop = accuracy_drop(epsilon)
+        if drop is None:
+            value, error = allowed_rise(epsilon, *given, mini_batch_size(data), matrix.batch_size)
+        else:
+            weights = matrix.prunable.flatten()
+
+            def removed(sparsity: float) -> Tensor:
+                return weights.masked_fill(ranking.mask(sparsity).to(weights.device), 0)
+
+            value, error = rise_at_drop(*given, matrix.batch_size, matrix.prunable, removed, drop), 0.0
         plan = _plan(chosen, matrix, steps, probes, tolerance, reorthogonalize)
         if storage == "auto":
             rows = getattr(matrix, "small", matrix).shape[0]  # others are zero, and in no basis
@@ -395,7 +408,6 @@ def predict_threshold(
         basis = {"reorthogonalize": reorthogonalize, "storage": storage}
         recorded = None if checkpoint is None else _recorded(matrix, checkpoint, seed)
         with watched(matrix, recorded or matrix, progress, title=f"{predictor}, {operator}", **plan) as products:
-            ranking = rank(method, matrix.prunable, seed)
             problem = problem_for(chosen, matrix.prunable, ranking, operator=products, tolerance=tolerance, **basis)
             # First, so that an interrupt of the many products leaves it.
             beside = None

@@ -16,7 +16,8 @@ from .prunable import PrunableSet
 from .samples import LABELS, Batch, Samples, call, count_samples, leaves
 
 __all__ = [
-    "BatchDeviation", "BatchLoss", "allowed_rise", "batch_deviation", "check_epsilon", "mean_gradient", "mean_loss",
+    "BatchDeviation", "BatchLoss", "accuracy_drop", "allowed_rise", "batch_deviation", "check_epsilon", "mean_gradient",
+    "mean_loss",
 ]  # fmt: skip
 
 
@@ -122,6 +123,8 @@ class BatchLoss:
                 )
         if not isinstance(loss, Tensor):
             raise TypeError(f"the loss must be a tensor that autograd can follow, got {type(loss).__name__}")
+        if loss.is_complex():
+            raise TypeError(f"the loss must be a real number, got {loss.dtype}; take its real part or its abs()")
         if loss.numel() != 1 and self.loss_fn is None:
             raise ValueError(
                 f"loss_fn=None takes the network's output as the loss, and that has shape {tuple(loss.shape)}; give a"
@@ -308,13 +311,33 @@ def check_epsilon(epsilon: str | float) -> float:
             number = float(epsilon)
         elif epsilon == "batch_std":
             number = 1.0
+        elif accuracy_drop(epsilon) is not None:
+            number = accuracy_drop(epsilon)
         else:
             number = float(epsilon[:-1]) / 100 if epsilon.endswith("%") else math.nan
     except (TypeError, ValueError):
         number = math.nan
     if not 0 < number < math.inf:
-        raise ValueError(f"epsilon must be 'batch_std', a positive number or percent as '5%', got {epsilon!r}")
+        raise ValueError(
+            "epsilon must be 'batch_std', a positive number, percent of the loss as '5%' or a drop of accuracy, in"
+            f" percentage points, as 'accuracy: 1', got {epsilon!r}"
+        )
     return number
+
+
+def accuracy_drop(epsilon: str | float) -> float | None:
+    """The percentage points of ``"accuracy: 1.0"``; None of another epsilon.
+
+    Raises:
+        ValueError: for no number between 0 and 100.
+    """
+    kind, colon, text = epsilon.partition(":") if isinstance(epsilon, str) else ("", "", "")
+    if not colon or kind.strip() != "accuracy":
+        return None
+    drop = float(text)
+    if not 0 < drop < 100:
+        raise ValueError(f"a drop of accuracy is between 0 and 100 percentage points, got {epsilon!r}")
+    return drop
 
 
 def allowed_rise(

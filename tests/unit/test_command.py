@@ -103,6 +103,10 @@ def test_losses_by_name_or_of_ones_own_and_weights_within_a_checkpoint(place, ca
     output = capsys.readouterr().out
     assert output.splitlines()[0] == once.splitlines()[0]
     assert "1,184 dense" in output
+    assert main(command("--epsilon", "accuracy: 2", "--measure")) == 0
+    assert f"\n{gwprune.measure_threshold(digits().model, F.cross_entropy, digits().data, 'accuracy: 2')}\n" in (
+        capsys.readouterr().out
+    )
     assert main(command("--samples", "100", "--epsilon", "10%")) == 0
     assert re.search("samples +100\n", capsys.readouterr().out)
 
