@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .network.matrices import Choice, named_parameters
+from .network.matrices import Choice, is_conv1d_of_transformers, named_parameters
 from .network.prunable import PrunableSet
 from .pruning import mask, rank
 from .storage.files import write_json
@@ -24,6 +24,8 @@ from .training.multiply_adds import multiply_adds, uses_for
 __all__ = ["Mask", "PrunedFile", "check_path", "load_mask", "prune", "save_pruned"]
 
 _FORMAT = 1
+# Suffixes of formats that tensors are kept in, and these are not.
+_OTHERS = (".csv", ".gguf", ".gz", ".h5", ".hdf5", ".json", ".npy", ".npz", ".onnx", ".txt", ".yaml", ".yml", ".zip")
 _INPUTS_FIRST = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _INPUTS_SECOND = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase,
@@ -116,7 +118,7 @@ class Mask:
                 ``mask.json``.
 
         Raises:
-            ValueError: for a path that ends in ``.json``.
+            ValueError: for a path whose suffix promises another format, as ``.json`` does.
         """
         path = check_path(path)
         head = {"gwprune": "mask", "format": _FORMAT, "method": self.method, "pattern": self.pattern}
@@ -128,10 +130,10 @@ def check_path(path: str | os.PathLike) -> Path:
     """Refuse the name of a file whose suffix promises another format.
 
     Raises:
-        ValueError: naming it, for ``.json``.
+        ValueError: naming it, as for ``.json`` or ``.onnx``.
     """
     path = Path(path)
-    if path.suffix == ".json":
+    if path.suffix.lower() in _OTHERS:
         raise ValueError(f"{path}: tensors are written as .safetensors, or by torch.save with a suffix such as .pt")
     return path
 
@@ -189,7 +191,7 @@ def prune(
     Raises:
         ValueError: for both or none of sparsity and pattern, a sparsity outside [0, 1], a pattern of another form or
             that fits no layer, and what :func:`gwprune.pruning.rank` refuses.
-        FloatingPointError: for scores that are not finite.
+        FloatingPointError: for weights or scores that are not finite.
 
     Example:
         >>> import torch
@@ -251,8 +253,7 @@ def _input_axes(model: nn.Module, prunable: PrunableSet) -> list[int | None]:
 def _input_axis(module: nn.Module) -> int | None:
     if isinstance(module, _INPUTS_SECOND):
         return 1
-    # Conv1D: the one of Hugging Face.
-    return 0 if isinstance(module, _INPUTS_FIRST) or type(module).__name__ == "Conv1D" else None
+    return 0 if isinstance(module, _INPUTS_FIRST) or is_conv1d_of_transformers(module) else None
 
 
 def _highest(ranks: Tensor, axis: int, few: int, many: int) -> Tensor:
@@ -317,8 +318,8 @@ def save_pruned(model: nn.Module, mask: Mask, path: str | os.PathLike, *, inputs
         inputs: some inputs, as the network takes them (a tuple is spread), to count multiply-adds with.
 
     Raises:
-        ValueError: when removed weights are not 0, the mask is another network's, or for a path that ends in
-            ``.json``.
+        ValueError: when removed weights are not 0, the mask is another network's, or for a path whose suffix promises
+            another format, as ``.json`` does.
     """
     path = check_path(path)
     if not isinstance(model, nn.Module) or not isinstance(mask, Mask):

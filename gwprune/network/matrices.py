@@ -16,7 +16,16 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-__all__ = ["Choice", "Matrix", "Named", "chosen", "empty_message", "matrices", "named_parameters"]
+__all__ = [
+    "Choice",
+    "Matrix",
+    "Named",
+    "chosen",
+    "empty_message",
+    "is_conv1d_of_transformers",
+    "matrices",
+    "named_parameters",
+]
 
 Choice = str | Sequence[str] | Callable[[str, nn.Parameter], bool]
 
@@ -75,6 +84,11 @@ class Named(NamedTuple):
         if self.is_layer or isinstance(self.module, _RECURRENT):
             return len(shape) > 1
         return len(shape) > 1 and shape[0] > 1 and sum(size > 1 for size in shape) > 1
+
+
+def is_conv1d_of_transformers(module: nn.Module) -> bool:
+    """Whether it is the linear layer of Hugging Face's GPT-2, whose weight is (inputs, outputs)."""
+    return type(module).__name__ == "Conv1D" and not isinstance(module, _ConvNd)
 
 
 def named_parameters(model: nn.Module) -> list[Named]:

@@ -28,6 +28,8 @@ _INNER = ("state_dict", "model_state_dict", "model", "state")
 def write_state(path: str | os.PathLike, tensors: Mapping[str, Tensor], head: Mapping[str, Any] | None = None) -> None:
     """Write tensors by name, atomically, as safetensors where the suffix says so, else by torch.save.
 
+    Of the names of a tied weight safetensors holds the first, which is how its ``load_model`` reads it.
+
     Args:
         path: of the file.
         tensors: of any device; they are copied to the CPU.
@@ -40,14 +42,22 @@ def write_state(path: str | os.PathLike, tensors: Mapping[str, Tensor], head: Ma
     """
     # Copies: a view would take the whole of what it is a view of.
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    if Path(path).suffix != ".safetensors":
-        # Tied weights are written once; safetensors refuses tensors that share memory.
-        first: dict[Any, str] = {}
-        once = {name: copies[first.setdefault(_place(tensor), name)] for name, tensor in tensors.items()}
+    # Tied weights are written once; safetensors refuses tensors that share memory.
+    first: dict[Any, str] = {}
+    names = {name: first.setdefault(_place(tensor), name) for name, tensor in tensors.items()}
+    if not _is_safetensors(path):
+        once = {name: copies[own] for name, own in names.items()}
         save_tensors(path, once if head is None else {**head, "tensors": once})
         return
+    once = {name: copies[name] for name, own in names.items() if name == own}
+    tied = {name: own for name, own in names.items() if name != own}  # as safetensors' save_model notes it
+    about = {} if head is None else {_HEAD: json.dumps(head)}
     with atomic_path(path) as temporary:
-        save_file(copies, temporary, metadata={"format": "pt"} | ({} if head is None else {_HEAD: json.dumps(head)}))
+        save_file(once, temporary, metadata={"format": "pt"} | tied | about)
+
+
+def _is_safetensors(path: str | os.PathLike) -> bool:
+    return Path(path).suffix.lower() == ".safetensors"
 
 
 def _read_safetensors(path: str | os.PathLike) -> dict[str, Any]:
@@ -73,7 +83,7 @@ def read_state(path: str | os.PathLike) -> dict[str, Any]:
             a whole module does: to unpickle one is to run whatever code it names.
         OSError: when it cannot be opened.
     """
-    if Path(path).suffix == ".safetensors":
+    if _is_safetensors(path):
         return _read_safetensors(path)
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from ..network.matrices import is_conv1d_of_transformers
 from ..network.modes import eval_mode, frozen
 from ..network.prunable import PrunableSet
 from ..network.samples import call, count_samples
@@ -49,12 +50,14 @@ def uses_for(model: nn.Module, prunable: PrunableSet, inputs: Any) -> list[int]:
     def count(module: Any, arguments: tuple, output: Tensor) -> None:
         # Every element is the sum over one row of the weight, or spread by one row, so each row is used for its own.
         rows = arguments[0] if getattr(module, "transposed", False) else output
-        uses[index[id(module.weight)]] += rows.numel() // module.weight.shape[0]
+        outputs = module.weight.shape[1 if is_conv1d_of_transformers(module) else 0]
+        uses[index[id(module.weight)]] += rows.numel() // outputs
 
     layers = [
         module
         for module in model.modules()
-        if isinstance(module, nn.Linear | _ConvNd) and id(getattr(module, "weight", None)) in index
+        if (isinstance(module, nn.Linear | _ConvNd) or is_conv1d_of_transformers(module))
+        and id(getattr(module, "weight", None)) in index
     ]
     handles = [layer.register_forward_hook(count) for layer in layers]
     try:

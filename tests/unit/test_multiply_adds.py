@@ -11,6 +11,7 @@ from gwprune import models
 from gwprune.network.prunable import PrunableSet
 from gwprune.training.multiply_adds import layer_nonzeros, multiply_adds, weight_uses
 
+from .helpers_layers import Conv1D
 from .helpers_networks import Net, normal
 
 
@@ -54,6 +55,13 @@ def test_a_linear_layer_on_a_sequence_is_used_once_a_position():
     model = nn.Linear(5, 3)
     assert weight_uses(model, PrunableSet(model), (7, 5)) == [7]
     assert dense(model, 7, 5) == 7 * 15
+
+
+def test_the_linear_layer_of_transformers_is_used_once_a_position():
+    model = nn.Sequential(nn.Linear(4, 6), Conv1D(3, 6))
+    prunable = PrunableSet(model, "*")
+    assert weight_uses(model, prunable, (5, 4)) == [5, 5]
+    assert multiply_adds([5, 5], prunable.sizes) == 5 * (4 * 6 + 6 * 3)
 
 
 def test_a_convolution_in_one_dimension():

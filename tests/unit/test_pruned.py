@@ -9,6 +9,7 @@ import math
 import zlib
 
 import pytest
+import safetensors
 import torch
 from safetensors.torch import load_model
 from torch import Tensor, nn
@@ -190,11 +191,14 @@ def test_tied_weights_come_back_and_one_of_their_names_is_enough(tmp_path):
     model, path = tied(), tmp_path / "tied.safetensors"
     save_pruned(model, prune(model, 0.5, prunable="embedding.weight"), path)
     state = read_state(path)
-    assert set(state) == {"embedding.weight", "head.weight"}
-    for given in (state, {"embedding.weight": state["embedding.weight"]}):
+    assert set(state) == {"embedding.weight"}
+    for given in (state, {"head.weight": state["embedding.weight"]}, model.state_dict()):
         again = tied()
         load_state(again, given, path)
         assert torch.equal(again["head"].weight, model["head"].weight)
+    again = tied()
+    assert load_model(again, path) == (set(), [])  # which takes one name for a weight, and no more
+    assert torch.equal(again["head"].weight, model["head"].weight)
     with pytest.raises(ArtifactError, match="embedding.weight is missing; head.weight is missing"):
         load_state(tied(), {}, path)
 
@@ -264,6 +268,17 @@ def test_what_cannot_be_pruned_is_refused_and_nothing_is_changed(given, message)
     assert torch.equal(flat(model), flat(net()))
 
 
+@pytest.mark.parametrize(("value", "kind"), [(math.nan, "NaN"), (math.inf, "infinite numbers")])
+def test_the_weight_that_is_no_number_is_named(value, kind):
+    model = net()
+    with torch.no_grad():
+        model[8].weight[1, 2] = value
+    data = torch.randn(8, 3, 8, 8), labels(8, 5)
+    for call in (lambda: prune(model, 0.5), lambda: measure_threshold(model, F.cross_entropy, data, 0.1)):
+        with pytest.raises(FloatingPointError, match=f"8.weight of the network holds {kind}"):
+            call()
+
+
 def test_a_mask_of_another_network_is_refused_and_nothing_is_changed():
     mask = prune(net(), 0.5)
     with pytest.raises(ValueError, match="Linear has no parameter 0.weight"):
@@ -278,8 +293,13 @@ def test_a_mask_of_another_network_is_refused_and_nothing_is_changed():
 
 def test_files_that_are_something_else_are_refused(tmp_path):
     mask = prune(net(), 0.5)
-    with pytest.raises(ValueError, match="torch.save"):
-        mask.save(tmp_path / "mask.json")
+    for name in ("mask.json", "mask.ONNX", "mask.pt.gz"):
+        with pytest.raises(ValueError, match="torch.save"):
+            mask.save(tmp_path / name)
+    mask.save(tmp_path / "mask.SafeTensors")
+    with safetensors.safe_open(tmp_path / "mask.SafeTensors", "pt") as file:
+        assert set(file.keys()) == set(mask.kept)
+    assert load_mask(tmp_path / "mask.SafeTensors").layers == mask.layers
     (tmp_path / "text.safetensors").write_text("weights")
     with pytest.raises(ValueError, match="text.safetensors is no complete file of safetensors"):
         read_state(tmp_path / "text.safetensors")

@@ -1,7 +1,6 @@
 """Networks as people have them: products against double backward, and the way from a prediction to a pruned file.
 
-Each is trained for a moment on data that can be learnt. Where the library that a network comes from is not installed,
-the smallest module with its names and outputs stands for it.
+Each is trained for a moment on data that can be learnt. Those of transformers are built from small configurations.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +24,6 @@ from torchvision.models.convnext import CNBlockConfig
 import gwprune
 from gwprune.curvature.operator import OPERATORS, curvature_operator
 
-from .helpers_layers import Conv1D
 from .helpers_networks import seeded
 
 TEXT = (
@@ -146,89 +143,19 @@ def character_gpt() -> Case:
     )
 
 
-def rotated(x: Tensor, base: float = 1e4) -> Tensor:
-    """Rotary positions, on (..., length, features)."""
-    half = x.shape[-1] // 2
-    angles = torch.arange(x.shape[-2], dtype=x.dtype)[:, None] * base ** (-torch.arange(half, dtype=x.dtype) / half)
-    low, high = x[..., :half], x[..., half:]
-    return torch.cat([low * angles.cos() - high * angles.sin(), high * angles.cos() + low * angles.sin()], dim=-1)
-
-
-class LlamaRMSNorm(nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
-
-
-class LlamaAttention(nn.Module):
-    """Four heads of queries, two of keys and values."""
-
-    def __init__(self, width: int, heads: int = 4, groups: int = 2):
-        super().__init__()
-        size = width // heads
-        self.q_proj = nn.Linear(width, width, bias=False)
-        self.k_proj, self.v_proj = (nn.Linear(width, groups * size, bias=False) for _ in range(2))
-        self.o_proj = nn.Linear(width, width, bias=False)
-        self.heads, self.groups = heads, groups
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        q, k, v = (
-            layer(x).unflatten(-1, (count, -1)).transpose(1, 2)
-            for layer, count in ((self.q_proj, self.heads), (self.k_proj, self.groups), (self.v_proj, self.groups))
-        )
-        k, v = (each.repeat_interleave(self.heads // self.groups, dim=1) for each in (rotated(k), v))
-        mixed = F.scaled_dot_product_attention(rotated(q), k, v, attn_mask=mask)
-        return self.o_proj(mixed.transpose(1, 2).flatten(2))
-
-
-class LlamaMLP(nn.Module):
-    def __init__(self, width: int, hidden: int):
-        super().__init__()
-        self.gate_proj, self.up_proj = (nn.Linear(width, hidden, bias=False) for _ in range(2))
-        self.down_proj = nn.Linear(hidden, width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
-class LlamaDecoderLayer(nn.Module):
-    def __init__(self, width: int, hidden: int):
-        super().__init__()
-        self.self_attn, self.mlp = LlamaAttention(width), LlamaMLP(width, hidden)
-        self.input_layernorm, self.post_attention_layernorm = LlamaRMSNorm(width), LlamaRMSNorm(width)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), mask)
-        return x + self.mlp(self.post_attention_layernorm(x))
-
-
 def next_word_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """As transformers has it: labels are the inputs, shifted here; -100 does not count."""
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    """As transformers has it: labels are the inputs, shifted here, in float32; -100 does not count."""
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
 
 
-class LlamaForCausalLM(nn.Module):
-    def __init__(self, width: int = 32, blocks: int = 2, hidden: int = 64):
-        super().__init__()
-        layers = nn.ModuleList(LlamaDecoderLayer(width, hidden) for _ in range(blocks))
-        parts = {"embed_tokens": nn.Embedding(VOCABULARY, width), "layers": layers, "norm": LlamaRMSNorm(width)}
-        self.model = nn.ModuleDict(parts)
-        self.lm_head = nn.Linear(width, VOCABULARY, bias=False)
+def of_transformers(model: str, config: str, **options: Any) -> Callable[[], nn.Module]:
+    """The library's own, built from a configuration."""
+    library = pytest.importorskip("transformers")
+    return lambda: getattr(library, model)(getattr(library, config)(**options))
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
-    ) -> SimpleNamespace:
-        x = self.model["embed_tokens"](input_ids)
-        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()
-        if attention_mask is not None:
-            mask = mask & attention_mask[:, None, None, :].bool()
-        for layer in self.model["layers"]:
-            x = layer(x, mask)
-        logits = self.lm_head(self.model["norm"](x))
-        return SimpleNamespace(logits=logits, loss=None if labels is None else next_word_loss(logits, labels))
+
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+WORDS = {"vocab_size": VOCABULARY, "use_cache": False, "max_position_embeddings": 32}
 
 
 def padded(length: int = 20) -> dict[str, Tensor]:
@@ -242,9 +169,9 @@ def counted(labels: Tensor) -> Tensor:
     return (labels[:, 1:] != -100).sum()
 
 
-def llama(build: Callable[[], nn.Module] = LlamaForCausalLM) -> Case:
+def llama() -> Case:
     return Case(
-        build,
+        of_transformers("LlamaForCausalLM", "LlamaConfig", **WORDS, **SIZES, num_key_value_heads=2),
         padded(),
         lambda model, data: model(**data).loss,
         None,
@@ -254,58 +181,12 @@ def llama(build: Callable[[], nn.Module] = LlamaForCausalLM) -> Case:
     )
 
 
-class GPT2Block(nn.Module):
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attn = nn.ModuleDict({"c_attn": Conv1D(3 * width, width), "c_proj": Conv1D(width, width)})
-        self.mlp = nn.ModuleDict({"c_fc": Conv1D(4 * width, width), "c_proj": Conv1D(width, 4 * width)})
-        self.heads = heads
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            each.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for each in self.attn["c_attn"](self.ln_1(x)).chunk(3, dim=-1)
-        )
-        scores = q @ k.mT / math.sqrt(q.shape[-1])
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-        mixed = scores.masked_fill(later, torch.finfo(x.dtype).min).softmax(-1) @ v
-        x = x + self.attn["c_proj"](mixed.transpose(1, 2).flatten(2))
-        return x + self.mlp["c_proj"](F.gelu(self.mlp["c_fc"](self.ln_2(x)), approximate="tanh"))
-
-
-class GPT2LMHeadModel(nn.Module):
+def gpt2() -> Case:
     """Its linear layers are ``Conv1D``, and its head is the embedding."""
-
-    def __init__(self, width: int = 32, blocks: int = 2, heads: int = 4, length: int = 24):
-        super().__init__()
-        self.transformer = nn.ModuleDict(
-            {
-                "wte": nn.Embedding(VOCABULARY, width),
-                "wpe": nn.Embedding(length, width),
-                "drop": nn.Dropout(0.1),
-                "h": nn.ModuleList(GPT2Block(width, heads) for _ in range(blocks)),
-                "ln_f": nn.LayerNorm(width),
-            }
-        )
-        self.lm_head = nn.Linear(width, VOCABULARY, bias=False)
-        self.lm_head.weight = self.transformer["wte"].weight
-        for name in ("wte", "wpe"):
-            nn.init.normal_(self.transformer[name].weight, std=0.05)
-
-    def forward(self, input_ids: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        parts = self.transformer
-        x = parts["drop"](parts["wte"](input_ids) + parts["wpe"](torch.arange(input_ids.shape[1])))
-        for block in parts["h"]:
-            x = block(x)
-        logits = self.lm_head(parts["ln_f"](x))
-        return {"logits": logits} | ({} if labels is None else {"loss": next_word_loss(logits, labels)})
-
-
-def gpt2(build: Callable[[], nn.Module] = GPT2LMHeadModel) -> Case:
     text = windows(20)
+    words = {"vocab_size": VOCABULARY, "n_positions": 32, "loss_type": "ForCausalLMLoss"}
     return Case(
-        build,
+        of_transformers("GPT2LMHeadModel", "GPT2Config", **words, n_embd=32, n_layer=2, n_head=4),
         {"input_ids": text, "labels": text.clone()},
         lambda model, data: model(**data)["loss"],
         None,
@@ -315,84 +196,31 @@ def gpt2(build: Callable[[], nn.Module] = GPT2LMHeadModel) -> Case:
     )
 
 
+def t5() -> Case:
+    """The first characters of each text, from all of them, by an encoder and a decoder."""
+    data = padded()
+    target = data["input_ids"][:, :8]
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4}
+    return Case(
+        of_transformers("T5ForConditionalGeneration", "T5Config", vocab_size=VOCABULARY, **sizes),
+        data | {"decoder_input_ids": F.pad(target, (1, -1)), "labels": target.clone()},
+        lambda model, data: model(**data).loss,
+        over_characters,
+        chosen=lambda name, parameter: parameter.ndim > 1 and "shared" not in name and "bias" not in name,
+    )
+
+
 # --- a classifier of texts ------------------------------------------------------------------------------------------
 
 
-class BertSelfAttention(nn.Module):
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.heads = heads
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        q, k, v = (
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
-        )
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
-
-
-class BertOutput(nn.Module):
-    def __init__(self, inputs: int, width: int):
-        super().__init__()
-        self.dense, self.LayerNorm, self.dropout = nn.Linear(inputs, width), nn.LayerNorm(width), nn.Dropout(0.1)
-
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
-
-
-class BertLayer(nn.Module):
-    def __init__(self, width: int, hidden: int, heads: int):
-        super().__init__()
-        self.attention = nn.ModuleDict({"self": BertSelfAttention(width, heads), "output": BertOutput(width, width)})
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, hidden)})
-        self.output = BertOutput(hidden, width)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = self.attention["output"](self.attention["self"](x, mask), x)
-        return self.output(F.gelu(self.intermediate["dense"](x)), x)
-
-
-class BertForSequenceClassification(nn.Module):
-    def __init__(self, width: int = 32, blocks: int = 2, hidden: int = 64, classes: int = 3, length: int = 24):
-        super().__init__()
-        kinds = {"word": VOCABULARY, "position": length, "token_type": 2}
-        embeddings = {f"{kind}_embeddings": nn.Embedding(size, width) for kind, size in kinds.items()}
-        self.bert = nn.ModuleDict(
-            {
-                "embeddings": nn.ModuleDict({**embeddings, "LayerNorm": nn.LayerNorm(width)}),
-                "encoder": nn.ModuleDict({"layer": nn.ModuleList(BertLayer(width, hidden, 4) for _ in range(blocks))}),
-                "pooler": nn.ModuleDict({"dense": nn.Linear(width, width)}),
-            }
-        )
-        self.dropout, self.classifier = nn.Dropout(0.1), nn.Linear(width, classes)
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        labels: Tensor | None = None,
-    ) -> SimpleNamespace:
-        parts = self.bert["embeddings"]
-        kinds = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        places = parts["position_embeddings"](torch.arange(input_ids.shape[1]))
-        x = parts["LayerNorm"](parts["word_embeddings"](input_ids) + places + parts["token_type_embeddings"](kinds))
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        hidden = (1.0 - mask[:, None, None, :].to(x.dtype)) * torch.finfo(x.dtype).min
-        for layer in self.bert["encoder"]["layer"]:
-            x = layer(x, hidden)
-        logits = self.classifier(self.dropout(self.bert["pooler"]["dense"](x[:, 0]).tanh()))
-        return SimpleNamespace(logits=logits, loss=None if labels is None else F.cross_entropy(logits, labels))
-
-
-def bert(build: Callable[[], nn.Module] = BertForSequenceClassification) -> Case:
+def bert() -> Case:
     data = padded()
     inputs = data["input_ids"]
     kinds = torch.zeros_like(inputs)
     few = (inputs == CHARACTERS.index("e")).sum(dim=1)
     data |= {"token_type_ids": kinds, "labels": (few // 2).clamp(max=2)}
     return Case(
-        build,
+        of_transformers("BertForSequenceClassification", "BertConfig", **WORDS, **SIZES, num_labels=3),
         data,
         lambda model, data: model(**data).loss,
         F.cross_entropy,
@@ -428,6 +256,17 @@ def classified(build: Callable[[], nn.Module], **options: Any) -> Case:
 def vision_transformer() -> nn.Module:
     return torchvision.models.VisionTransformer(
         image_size=16, patch_size=4, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=64, num_classes=4
+    )
+
+
+def vit() -> Case:
+    inputs, target = images()
+    return Case(
+        of_transformers("ViTForImageClassification", "ViTConfig", **SIZES, image_size=16, patch_size=4, num_labels=4),
+        {"pixel_values": inputs, "labels": target},
+        lambda model, data: model(**data).loss,
+        F.cross_entropy,
+        chosen=lambda name, parameter: parameter.ndim > 1 and not name.endswith(("cls_token", "position_embeddings")),
     )
 
 
@@ -582,26 +421,13 @@ def mixture_of_experts() -> nn.Module:
     return nn.Sequential(nn.Linear(8, 24), Mixture(), nn.LayerNorm(24), Mixture(), nn.Linear(24, 1))
 
 
-def of_transformers(kind: str) -> Case:
-    """The library's own, built from a configuration."""
-    library = pytest.importorskip("transformers")
-    common = {"vocab_size": VOCABULARY, "use_cache": False}
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    if kind == "bert":
-        config = library.BertConfig(**common, **sizes, max_position_embeddings=32, num_labels=3)
-        return bert(lambda: library.BertForSequenceClassification(config))
-    if kind == "llama":
-        config = library.LlamaConfig(**common, **sizes, num_key_value_heads=2, max_position_embeddings=32)
-        return llama(lambda: library.LlamaForCausalLM(config))
-    config = library.GPT2Config(**common, n_positions=32, n_embd=32, n_layer=2, n_head=4)
-    return gpt2(lambda: library.GPT2LMHeadModel(config))
-
-
 CASES: dict[str, Callable[[], Case]] = {
     "character_gpt": character_gpt,
     "bert": bert,
     "llama": llama,
     "gpt2": gpt2,
+    "t5": t5,
+    "vit": vit,
     "vision_transformer": lambda: classified(vision_transformer, prunable="*"),
     "convnext": lambda: classified(convnext),
     "segmentation": segmentation,
@@ -609,9 +435,6 @@ CASES: dict[str, Callable[[], Case]] = {
     "regression": lambda: squares(lambda: dense_layers(8, 96, 96, 1)),
     "lora": lambda: squares(adapted),
     "mixture_of_experts": lambda: squares(mixture_of_experts, prunable="*"),
-    "bert_of_transformers": lambda: of_transformers("bert"),
-    "llama_of_transformers": lambda: of_transformers("llama"),
-    "gpt2_of_transformers": lambda: of_transformers("gpt2"),
 }
 
 
@@ -661,9 +484,8 @@ def double_backward(case: Case, model: nn.Module, data: Any, weights: list[Tenso
 def gauss_newton(case: Case, model: nn.Module, data: Any, weights: list[Tensor], vector: list[Tensor]):
     with sdpa_kernel(SDPBackend.MATH):
         if isinstance(data, dict):
-            output = logits_of(model(**data))
-            of = next_word_loss if output.ndim == 3 else F.cross_entropy
-            target = data["labels"]
+            output = logits_of(model(**{key: value for key, value in data.items() if key != "labels"}))
+            of, target = case.loss_fn or next_word_loss, data["labels"]
         else:
             output, of, target = model(data[0]), case.loss_fn, data[1]
         dummy = torch.zeros_like(output, requires_grad=True)
@@ -764,7 +586,7 @@ def test_from_the_prediction_to_a_pruned_file(name: str, tmp_path):
     assert m.dense_loss == pytest.approx(dense, rel=1e-4)
     assert pruned(m.lower) <= dense + p.epsilon * 1.001
     assert pruned(m.upper) > dense + p.epsilon * 0.999
-    assert p.quadratic == pytest.approx(m.threshold, abs=0.05)
+    assert p.quadratic == pytest.approx(m.threshold, abs=0.1)  # as predict_threshold says of networks without l1
     check = p.check(model, case.loss_fn, case.data, weight=case.options.get("weight"))
     assert check.rises[1] == pytest.approx(pruned(p.threshold) - dense, rel=1e-2, abs=1e-3 * dense)
     assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
@@ -773,11 +595,14 @@ def test_from_the_prediction_to_a_pruned_file(name: str, tmp_path):
     mask = gwprune.prune(model, m.threshold, prunable=case.options.get("prunable"))
     zeros = sum(int((weight == 0).sum()) for weight in weights)
     assert mask.removed == zeros == math.ceil(m.threshold * dimension)
-    for file, read in (("pruned.pt", torch.load), ("pruned.safetensors", safetensors.torch.load_file)):
+    for file in ("pruned.pt", "pruned.safetensors"):
         report = gwprune.save_pruned(model, mask, tmp_path / file, inputs=part(case.inputs, slice(0, 2)))
         assert report.zeros == zeros
         again = case.build() if name != "lora" else dense_layers(8, 96, 96, 1)
-        again.load_state_dict(read(tmp_path / file))
+        if file.endswith(".pt"):
+            again.load_state_dict(torch.load(tmp_path / file))
+        else:
+            safetensors.torch.load_model(again, tmp_path / file)
         assert torch.equal(output_of(again.eval(), case), output_of(model, case))
 
 
