@@ -244,7 +244,8 @@ class CurvatureOperator(ProductOperator):
 
     def gradient(self) -> Tensor:
         """Gradient of the mean loss with respect to the prunable weights, shape (D,)."""
-        return mean_gradient(self.model, self.batch_loss, self.batches(), self.prunable, self.dtype)
+        with Tape(()):  # which switches off autocast in the forward pass
+            return mean_gradient(self.model, self.batch_loss, self.batches(), self.prunable, self.dtype)
 
     def loss(self, weights: Tensor) -> float:
         """Mean loss of the network with other prunable weights; the network and kept graphs stay as they are.

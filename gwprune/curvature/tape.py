@@ -10,9 +10,7 @@ swaps samples and channels instead, which is several times slower on a CPU.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +20,8 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+
+from ..network.modes import without_autocast
 
 __all__ = ["Tape"]
 
@@ -246,7 +246,6 @@ def _gelu(input: Tensor, approximate: str = "none") -> Tensor | None:
 
 # Functions that are replaced by what is cheaper to differentiate; None: not with these arguments.
 _CHEAPER = {functional.batch_norm: _normalised, functional.gelu: _gelu}
-_AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def _saved_tensor_hooks() -> Any:
@@ -293,23 +292,11 @@ class Tape(TorchFunctionMode):
             or _saved_tensor_hooks() != self._outer_hooks
         )
 
-    def _in_full_precision(self, function, types, args, kwargs):
-        """The same call without autocast, which would round second derivatives to 8 bits."""
-        warnings.warn(
-            "autocast is on in the forward pass or around it; curvature products switch it off and compute in the"
-            " dtype of the weights",
-            stacklevel=3,
-        )
-        with ExitStack() as stack:
-            for device in _AUTOCAST_DEVICES:
-                if torch.is_autocast_enabled(device):
-                    stack.enter_context(torch.autocast(device, enabled=False))
-            return self.__torch_function__(function, types, args, kwargs)
-
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if torch._C._is_any_autocast_enabled():
-            return self._in_full_precision(function, types, args, kwargs)
+            with without_autocast():  # in the forward pass
+                return self.__torch_function__(function, types, args, kwargs)
         reader = _READERS.get(function)
         cheaper = _CHEAPER.get(function)
         if (reader or cheaper) and self._foreign():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +23,13 @@ if hasattr(torch.backends.cudnn, "conv"):  # PyTorch 2.9 or later, where reading
     }
     _SWITCH, _ON, _OFF = "fp32_precision", "tf32", "ieee"
 
+# What products say when they switch it off; and the devices where it may be on.
+_AUTOCAST = (
+    "autocast is on in the forward pass or around it; curvature products switch it off and compute in the dtype of the"
+    " weights"
+)
+_AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
+
 __all__ = [
     "buffers_kept",
     "check_network",
@@ -32,6 +39,7 @@ __all__ = [
     "moved",
     "undisturbed",
     "weights_kept",
+    "without_autocast",
 ]
 
 
@@ -127,6 +135,31 @@ def _full_precision(weight: Tensor) -> Iterator[None]:
 
 
 @contextmanager
+def without_autocast() -> Iterator[None]:
+    """Without autocast, which would round second derivatives to 8 bits; a warning says where it was on, once."""
+    with ExitStack() as stack:
+        for device in _AUTOCAST_DEVICES:
+            if torch.is_autocast_enabled(device):
+                warnings.warn(_AUTOCAST, stacklevel=1)  # of one place, so that it is shown once
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+@contextmanager
+def _hooks_off(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Without the hooks by which a caller changes the gradients of the weights; those are not the loss's."""
+    hooks = [each for each in (getattr(parameter, "_backward_hooks", None) for parameter in parameters) if each]
+    kept = [dict(each) for each in hooks]
+    for each in hooks:
+        each.clear()
+    try:
+        yield
+    finally:
+        for each, own in zip(hooks, kept, strict=True):
+            each.update(own)
+
+
+@contextmanager
 def _recurrence_differentiable(model: nn.Module) -> Iterator[None]:
     """Recurrent layers without cuDNN, whose kernels have no second derivative and no first one in eval mode."""
     if not (torch.backends.cudnn.enabled and any(isinstance(module, nn.RNNBase) for module in model.modules())):
@@ -163,12 +196,13 @@ def frozen(model: nn.Module, but: Sequence[nn.Parameter] = ()) -> Iterator[None]
 
 @contextmanager
 def differentiable(model: nn.Module, prunable: PrunableSet) -> Iterator[None]:
-    """Gradients on for the prunable weights alone; see :func:`frozen`.
+    """Gradients on for the prunable weights alone; see :func:`frozen`. Autocast around it and hooks on them are off.
 
     On CUDA products are in full precision, and recurrent layers by kernels with a second derivative.
     """
     precise, recurrent = _full_precision(prunable.parameters[0]), _recurrence_differentiable(model)
-    with frozen(model, prunable.parameters), precise, recurrent:
+    plain = _hooks_off(prunable.parameters)
+    with frozen(model, prunable.parameters), precise, recurrent, plain, without_autocast():
         yield
 
 

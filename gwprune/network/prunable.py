@@ -92,16 +92,21 @@ class PrunableSet:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def check_values(self) -> None:
-        """Refuse weights that have shapes but no values.
+        """Refuse weights that have shapes but no values, or values that are no numbers.
 
         Raises:
             ValueError: naming the first on the meta device.
+            FloatingPointError: naming the first that holds NaN or infinite numbers.
         """
         for name, parameter in zip(self.names, self.parameters, strict=True):
             if parameter.is_meta:
                 raise ValueError(
                     f"{name} is on the meta device, where weights have shapes but no values; load them first"
                 )
+            values = parameter.detach()
+            if not bool(torch.isfinite(values).all()):
+                kind = "NaN" if bool(torch.isnan(values).any()) else "infinite numbers"
+                raise FloatingPointError(f"{name} of the network holds {kind}: it has diverged, or its file is damaged")
 
     def tell_left_out(self) -> None:
         """Warn when the set holds less than four fifths of the weights in the network's matrices."""

@@ -382,14 +382,20 @@ def read_samples(
     if samples is not None and (not isinstance(samples, int) or isinstance(samples, bool) or samples < 1):
         raise ValueError(f"samples must be a whole number of at least 1, got {samples!r}")
     whole = isinstance(data, tuple | Mapping | Tensor | np.ndarray)
-    if whole or (isinstance(data, list) and len(data) == 2):
+    pair = isinstance(data, list) and len(data) == 2 and not all(isinstance(part, tuple | Mapping) for part in data)
+    if isinstance(data, list) and not pair:
+        raise TypeError(
+            f"data must be {_FORMS}, got a list of {len(data)}; of batches give iter(data), of samples a DataLoader of"
+            " them"
+        )
+    if whole or pair:
         value = _checked(_nested(data), any_form)
         if samples is not None and samples < count_samples(value):
             if not divisible(value):
                 raise ValueError("samples= cannot draw from data whose parts have unequal lengths along axis 0")
             value = take(value, _drawn(count_samples(value), samples, seed))
         parts = [_as_tensors(value, dtype)]
-    elif isinstance(data, list | str | set) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
+    elif isinstance(data, str | set) or not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
         raise TypeError(f"data must be {_FORMS}, got {type(data).__name__}")
     else:
         parts = _joined(_as_tensors(_checked(batch, any_form), dtype) for batch in _loaded(data, samples, seed))

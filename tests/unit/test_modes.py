@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gwprune.curvature.operator import curvature_operator
 from gwprune.network.modes import differentiable, eval_mode, undisturbed
 from gwprune.network.prunable import PrunableSet
 
@@ -122,3 +123,20 @@ def test_recurrent_layers_run_without_cudnn_which_differentiates_them_once(kind:
         model(Tensor(4, 5, 3).zero_())
     assert seen == [expected]
     assert torch.backends.cudnn.enabled
+
+
+def test_hooks_that_change_gradients_of_the_weights_do_not_change_products():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).eval()
+    data = torch.randn(8, 3), torch.randint(2, (8,))
+    plain = curvature_operator(model, nn.functional.cross_entropy, data)
+    vector = torch.randn(plain.shape[0])
+    expected = plain @ vector, plain.gradient()
+    for layer in (model[0], model[2]):  # as training with a mask has them
+        layer.weight.register_hook(lambda gradient: gradient * 0)
+    hooked = curvature_operator(model, nn.functional.cross_entropy, data)
+    assert torch.equal(hooked @ vector, expected[0])
+    assert torch.equal(hooked.gradient(), expected[1])
+    model(data[0]).sum().backward()
+    assert not model[0].weight.grad.any()
+    assert not model[2].weight.grad.any()

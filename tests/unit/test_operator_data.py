@@ -240,7 +240,7 @@ def test_every_kind_of_data_gives_the_same_operator(wrap, request: pytest.Fixtur
     model, _, inputs, targets = problem("conv_net")
     data = wrap((inputs, targets))
     if request.node.callspec.id == "list_of_samples":
-        with pytest.raises(TypeError, match="a Dataset, or a DataLoader .*got list"):
+        with pytest.raises(TypeError, match="a list of 20; of batches give iter.data., of samples a DataLoader"):
             curvature_operator(model, F.cross_entropy, data)
         return
     expected = curvature_operator(model, F.cross_entropy, (inputs, targets))
@@ -326,7 +326,7 @@ def test_a_network_that_is_not_deterministic_is_refused(network: type[nn.Module]
     ("value", "message"),
     [
         (float("nan"), "4.weight of the network holds NaN"),
-        (float("inf"), "not finite, although the data hold no NaN"),
+        (float("inf"), "4.weight of the network holds infinite numbers"),
     ],
 )
 def test_a_network_that_is_not_finite_is_refused(value: float, message: str, kind: str):
@@ -335,6 +335,29 @@ def test_a_network_that_is_not_finite_is_refused(value: float, message: str, kin
         model[4].weight[0, 0] = value
     with pytest.raises(FloatingPointError, match=message):
         curvature_operator(model, F.cross_entropy, (inputs, targets), operator=kind)
+
+
+def test_two_batches_in_a_list_are_no_pair():
+    model, _, inputs, targets = problem("tanh_mlp")
+    batches = [(inputs[:10], targets[:10]), (inputs[10:], targets[10:])]
+    with pytest.raises(TypeError, match="a list of 2; of batches give iter"):
+        curvature_operator(model, F.cross_entropy, batches)
+    assert curvature_operator(model, F.cross_entropy, iter(batches)).samples == 20
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "change", "error", "message"),
+    [
+        (F.cross_entropy, lambda y: y + 2, ValueError, "hold class [34], which the network's output does not have"),
+        (F.cross_entropy, lambda y: F.one_hot(y, 3), ValueError, "cannot take the targets of the data"),
+        (F.binary_cross_entropy_with_logits, lambda y: F.one_hot(y, 3), ValueError, "dtype of the targets"),
+        (lambda o, y: F.cross_entropy(o, y).to(torch.cfloat), lambda y: y, TypeError, "must be a real number"),
+    ],
+)
+def test_targets_that_the_loss_cannot_take_are_named(loss_fn, change, error, message):
+    model, _, inputs, targets = problem("tanh_mlp")
+    with pytest.raises(error, match=message):
+        curvature_operator(model, loss_fn, (inputs, change(targets)))
 
 
 def test_unknown_operator_and_bad_batch_size_are_refused():

@@ -172,7 +172,19 @@ def test_autocast_in_the_forward_pass_is_switched_off(kind: str):
     expected = dense(model, nonlinear, (inputs,), targets, kind)
     model.function = half
     with pytest.warns(UserWarning, match="autocast is on .* switch it off"):
-        product = curvature_operator(model, nonlinear, (inputs, targets), operator=kind) @ torch.eye(len(expected))
+        operator = curvature_operator(model, nonlinear, (inputs, targets), operator=kind)
+    assert (operator @ torch.eye(len(expected)) - expected).norm() < 1e-5 * expected.norm()
+    slope = operator.gradient()
+    model.function = lambda n, x: n.b(tanh(n.n(n.a(x))))
+    plain = curvature_operator(model, nonlinear, (inputs, targets), operator=kind)
+    assert (slope - plain.gradient()).norm() < 1e-5 * slope.norm()
+    # Around the call it would round the backward passes, too.
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with pytest.warns(UserWarning, match="autocast is on"):
+            around = curvature_operator(model, nonlinear, (inputs, targets), operator=kind)
+        product = around @ torch.eye(len(expected))
+        assert torch.is_autocast_enabled("cpu")
+    assert around.roundings == plain.roundings
     assert (product - expected).norm() < 1e-5 * expected.norm()
 
 
