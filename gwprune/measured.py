@@ -188,6 +188,7 @@ def measure_loss(
     samples: int | None = None,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
+    checks: bool = True,
     seed: int = 0,
 ) -> float:
     """Mean loss of a network as it is, dense or pruned, in eval mode.
@@ -201,13 +202,21 @@ def measure_loss(
         samples: see there.
         batch_size: samples per pass; by default those of the DataLoader, else 128.
         device: where to compute (the model is moved); by default where it is.
+        checks: whether to refuse a loss that is random or no mean over samples.
         seed: of the samples that are drawn.
 
     Returns:
         The mean over all samples, in units of the loss.
+
+    Raises:
+        NotDeterministicError: for a network that is random in eval mode.
+        CurvatureError: for a loss that is no mean over samples.
     """
     loss = BatchLoss(loss_fn, forward, weight)
     size, read = _read(model, loss, data, samples, batch_size, device, seed)
+    if checks:
+        with explained():
+            check_loss(model, loss, read)
     return _mean_loss(model, loss, read, size)
 
 
@@ -288,7 +297,7 @@ def measure_threshold(
             why = f"; {bad.text}" if bad else ""
             raise FloatingPointError(f"the loss of the dense network is {dense}: there is no limit to measure{why}")
         if checks:
-            check_loss(model, batch_loss, loss.data, loss.prunable)
+            check_loss(model, batch_loss, loss.data)
         if drop is not None:
             check_classes(model, batch_loss, loss.data, loss.prunable)
             limit = loss.with_accuracy(0.0)["accuracy"] - drop

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .curvature.by_layer import by_layer
+from .curvature.checks import check_loss
 from .curvature.operator import curvature_operator
 from .measured import PrunedLoss
 from .network.losses import BatchLoss
@@ -295,7 +296,8 @@ class Predicted:
             seed: as for the prediction.
 
         Raises:
-            ValueError: for another network than that of the prediction.
+            ValueError: for another network than that of the prediction, or a loss that is no mean over samples, unless
+                the prediction was made with ``checks=False``.
         """
         given: dict[str, Any] = {"samples": samples, "batch_size": batch_size, "device": device, "seed": seed}
         loss = self._pruned_loss(model, BatchLoss(loss_fn, forward, weight), data, **given)
@@ -365,6 +367,8 @@ class Predicted:
         removed, norm = found.removed(self.threshold).double().norm(), float(self.pruned_norm(self.threshold))
         if not math.isclose(float(removed), norm, rel_tol=1e-4, abs_tol=1e-12):
             raise other
+        if self.checks:  # which the prediction's loss passed
+            check_loss(model, loss, found.data)
         return found
 
 

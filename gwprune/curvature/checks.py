@@ -70,14 +70,14 @@ class _Trial:
         model: in eval mode.
         batch_loss: of a batch.
         batch: the samples.
-        prunable: the weights.
+        prunable: the weights; None where nothing is differentiated.
         operator: ``"hessian"`` or ``"ggn"``.
     """
 
     model: nn.Module
     batch_loss: BatchLoss
     batch: Batch
-    prunable: PrunableSet
+    prunable: PrunableSet | None
     operator: str
 
     def loss(self, batch: Batch = None) -> float:
@@ -203,6 +203,11 @@ def _clearer(error: Exception) -> Exception | None:
         )
     if "Cannot copy out of meta tensor" in text:
         return ValueError("the data are on the meta device, where tensors have shapes but no values; load them first")
+    if "NestedTensor" in text:
+        return ValueError(
+            "the data are nested tensors, which cannot be divided into batches: pad them to one length, or give a"
+            " DataLoader of batches"
+        )
     if "SparseCPU" in text or "SparseCUDA" in text:
         return ValueError("the data are sparse tensors, which cannot be divided into batches: take to_dense()")
     if "SparseTensorImpl" in text:
@@ -274,24 +279,25 @@ def check_curvature(operator: CurvatureOperator) -> tuple[tuple[str, ...], float
     return passed, ROUNDINGS if double is None else _roundings(operator, trial, double, vector)
 
 
-def check_loss(model: nn.Module, batch_loss: BatchLoss, data: Samples, prunable: PrunableSet) -> None:
+def check_loss(model: nn.Module, batch_loss: BatchLoss, data: Samples) -> None:
     """The checks that need no derivative: for a loss that is measured.
 
     Args:
         model: any module.
         batch_loss: of a batch.
         data: all samples.
-        prunable: the weights.
 
     Raises:
         NotDeterministicError: when a few samples have another loss each time.
         CurvatureError: for a loss that is no mean over samples.
     """
-    trial = _Trial(model, batch_loss, data.some(_SAMPLES, spread=True), prunable, "")
+    trial = _Trial(model, batch_loss, data.some(_SAMPLES, spread=True), None, "")
     if not batch_loss.weight_of(trial.batch):
         return
     with eval_mode(model), frozen(model):
         first, second = trial.loss(), trial.loss()
+        if not math.isfinite(first):  # of another cause
+            return
         if abs(first - second) > _MEAN_TOLERANCE * max(abs(first), abs(second)):
             raise NotDeterministicError(
                 f"the same samples have the loss {first:.6g} and then {second:.6g}: the network is random (active"
@@ -390,7 +396,8 @@ def _check_mean(trial: _Trial, samples_in_all: int) -> bool:
     if samples < 2:
         return False
     whole, divided = trial.loss(), False
-    precision = max(_MEAN_TOLERANCE, 4 * max(torch.finfo(p.dtype).eps for p in trial.prunable.parameters))
+    own = (4 * torch.finfo(p.dtype).eps for p in trial.model.parameters() if p.is_floating_point())
+    precision = max(_MEAN_TOLERANCE, *own)
     for split in {max(1, samples // 3), max(1, samples * 3 // 4)}:  # one alone may agree by chance
         parts = [take(trial.batch, part) for part in (slice(0, split), slice(split, None))]
         weights = [trial.batch_loss.weight_of(part) for part in parts]

@@ -92,10 +92,10 @@ class PrunableSet:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def check_values(self) -> None:
-        """Refuse weights that have shapes but no values, or values that are no numbers.
+        """Refuse weights that have shapes but no values, or values that are no numbers or not their own.
 
         Raises:
-            ValueError: naming the first on the meta device.
+            ValueError: naming the first on the meta device, or of which elements share memory.
             FloatingPointError: naming the first that holds NaN or infinite numbers.
         """
         for name, parameter in zip(self.names, self.parameters, strict=True):
@@ -107,6 +107,32 @@ class PrunableSet:
             if not bool(torch.isfinite(values).all()):
                 kind = "NaN" if bool(torch.isnan(values).any()) else "infinite numbers"
                 raise FloatingPointError(f"{name} of the network holds {kind}: it has diverged, or its file is damaged")
+
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        """Pruning one of two weights in one place would prune both, and their curvature is not that of two."""
+        places: dict[int, list[tuple[int, int, str]]] = {}
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            steps = [step for size, step in zip(parameter.shape, parameter.stride(), strict=True) if size > 1]
+            if parameter.layout != torch.strided or not parameter.numel():
+                continue
+            if 0 in steps:
+                raise ValueError(f"{name} is expanded, several of its elements are one: make it a parameter by clone()")
+            last = sum((size - 1) * step for size, step in zip(parameter.shape, parameter.stride(), strict=True))
+            start = parameter.data_ptr()
+            # Subclasses may have none, and slices with gaps may lie between each other.
+            if start and last + 1 == parameter.numel():
+                place = (start, start + last * parameter.element_size(), name)
+                places.setdefault(parameter.untyped_storage().data_ptr(), []).append(place)
+        for each in places.values():
+            each.sort()
+            for (_, end, first), (start, _, second) in zip(each, each[1:], strict=False):
+                if start <= end:
+                    raise ValueError(
+                        f"{first} and {second} are two parameters in one place of memory: tie them as one parameter,"
+                        " second.weight = first.weight, or give one of them a clone()"
+                    )
 
     def tell_left_out(self) -> None:
         """Warn when the set holds less than four fifths of the weights in the network's matrices."""

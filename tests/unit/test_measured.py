@@ -218,3 +218,13 @@ def test_what_cannot_be_measured_is_refused(changed, error, message):
     given = {"model": net.model, "loss_fn": F.cross_entropy, "data": net.data, "epsilon": EPSILON}
     with pytest.raises(error, match=message):
         measure_threshold(**(given | changed))
+
+
+def test_a_loss_that_is_no_mean_is_not_given_as_one():
+    net = digits()
+    total = nn.CrossEntropyLoss(reduction="sum")
+    with pytest.raises(ValueError, match="no mean over samples"):
+        measure_loss(net.model, total, net.data)
+    assert measure_loss(net.model, total, net.data, checks=False, batch_size=10**6) == pytest.approx(
+        float(total(net.model(net.inputs), net.targets)), rel=1e-9
+    )

@@ -337,6 +337,14 @@ def test_a_network_that_is_not_finite_is_refused(value: float, message: str, kin
         curvature_operator(model, F.cross_entropy, (inputs, targets), operator=kind)
 
 
+@pytest.mark.filterwarnings("ignore:.*nested tensors")
+def test_nested_tensors_are_named():
+    model, _, inputs, targets = problem("tanh_mlp")
+    nested = torch.nested.nested_tensor(list(inputs))
+    with pytest.raises(ValueError, match="the data are nested tensors"):
+        curvature_operator(model, F.cross_entropy, (nested, targets))
+
+
 def test_two_batches_in_a_list_are_no_pair():
     model, _, inputs, targets = problem("tanh_mlp")
     batches = [(inputs[:10], targets[:10]), (inputs[10:], targets[10:])]

@@ -218,3 +218,10 @@ def test_another_network_is_refused():
     for model in (twin, other):
         with pytest.raises(ValueError, match="not the weights of the prediction"):
             p.check(model, F.cross_entropy, net.data)
+
+
+def test_a_check_by_a_loss_that_is_no_mean_is_refused():
+    net, p = digits(), prediction()
+    with pytest.raises(ValueError, match="no mean over samples"):
+        p.check(net.model, nn.CrossEntropyLoss(reduction="sum"), net.data)
+    assert replace(p, checks=()).check(net.model, nn.CrossEntropyLoss(reduction="sum"), net.data).dense_loss > 0

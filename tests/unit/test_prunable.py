@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import gwprune
 from gwprune.network.prunable import PrunableSet
 
 
@@ -207,3 +208,21 @@ def test_the_signature_tells_names_and_shapes():
     ]
     assert len({PrunableSet(network).signature for network in networks}) == len(networks)
     assert PrunableSet(Mixed()).signature == PrunableSet(Mixed()).signature
+
+
+def test_parameters_in_one_place_of_memory_are_refused():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    model[2].weight = nn.Parameter(model[0].weight.data)
+    with pytest.raises(ValueError, match="0.weight and 2.weight are two parameters in one place of memory"):
+        gwprune.prune(model, 0.5)
+    model[2].weight = model[0].weight  # tied, they are one
+    assert gwprune.prune(model, 0.5).dimension == 32
+    model[1].weight = nn.Parameter(torch.ones(1, 4).expand(4, 4))
+    with pytest.raises(ValueError, match="1.weight is expanded"):
+        gwprune.prune(model, 0.5)
+    both = torch.randn(4, 8)  # parts of one tensor beside each other and between each other
+    model = nn.Sequential(nn.Linear(4, 2), nn.Linear(4, 2), nn.Linear(4, 4), nn.Linear(4, 4))
+    for layer, part in zip(model, (both[0].view(2, 4), both[1].view(2, 4), both[:, :4], both[:, 4:]), strict=True):
+        layer.weight = nn.Parameter(part)
+    PrunableSet(model, ["0.weight", "1.weight"]).check_values()
+    PrunableSet(model, ["2.weight", "3.weight"]).check_values()
