@@ -421,3 +421,29 @@ def test_a_matrix_that_is_not_symmetric_is_refused(dtype: torch.dtype):
         call(symmetric)
         with pytest.raises(ValueError, match=r"not symmetric: u.Av and v.Au differ .* use \(A \+ A.T\) / 2"):
             call(symmetric + 0.01 * matrix)
+
+
+def test_a_loss_in_float32_of_a_network_in_float64_passes_near_its_minimum():
+    """As language models of transformers compute it: differences of such a loss are rounding alone where it is flat."""
+    model, inputs, targets = nn.Linear(5, 3).double(), normal(32, 5), labels(32, 3)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=500, tolerance_grad=0, tolerance_change=0)
+
+    def loss_fn(output, target):
+        return F.cross_entropy(output.float(), target)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs), targets)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        model.weight += 1e-5 * normal(3, 5, seed=1)
+    operator = curvature_operator(model.eval(), loss_fn, (inputs, targets))
+    exact = curvature_operator(model, F.cross_entropy, (inputs, targets))
+    assert operator.gradient().norm() < 1e-4
+    vector = normal(15)
+    assert (operator @ vector - exact @ vector).norm() < 1e-5 * (exact @ vector).norm()
+    with pytest.raises(CurvatureError, match="of autograd is"):
+        curvature_operator(model, lambda o, y: loss_fn(o + (0.5 * o).detach(), y), (inputs[:20], targets[:20]))
