@@ -203,7 +203,7 @@ def _clearer(error: Exception) -> Exception | None:
         )
     if "Cannot copy out of meta tensor" in text:
         return ValueError("the data are on the meta device, where tensors have shapes but no values; load them first")
-    if "NestedTensor" in text:
+    if "NestedTensorImpl" in text:
         return ValueError(
             "the data are nested tensors, which cannot be divided into batches: pad them to one length, or give a"
             " DataLoader of batches"

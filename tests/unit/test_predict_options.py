@@ -125,7 +125,7 @@ def test_percent_are_of_the_dense_loss():
 )
 @pytest.mark.parametrize("predictor", PREDICTORS)
 def test_other_tolerances_are_refused(epsilon, predictor: str):
-    with pytest.raises(ValueError, match="epsilon must be 'batch_std', a positive number or percent as '5%'"):
+    with pytest.raises(ValueError, match="epsilon must be 'batch_std', a positive number, percent of the loss"):
         small_predict(
             small_net(),
             data=small_data(),
