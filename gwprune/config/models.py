@@ -137,12 +137,6 @@ class Experiment(Settings):
                 f"fine_tuning.methods holds {', '.join(missing)}, which pruning.methods does not; allowed:"
                 f" {', '.join(self.pruning.methods)}, or [] for no fine-tuning"
             )
-        missing = [method for method in self.spectrum.costly_methods or [] if method not in self.pruning.methods]
-        if missing:
-            raise ValueError(
-                f"spectrum.costly_methods holds {', '.join(missing)}, which pruning.methods does not; allowed:"
-                f" {', '.join(self.pruning.methods)}, or null for all of them"
-            )
         dense, sparse = self.training.epochs, self.sparse_training
         if self.fine_tuning.rewinding != "none" and self.fine_tuning.epochs > dense:
             raise ValueError(

@@ -352,11 +352,22 @@ class Plan:
         name, _ = self.methods[at.method]
         return {"ranking": self._file_at(at, "ranking", method=at.method)} if method_of(name).needs else {}
 
-    def rankings(self, at: Any) -> dict[str, list[str]]:
-        """The same of all one-shot methods of a run that need data, in the order of its configuration."""
-        methods = self.runs[at.run].experiment.pruning.methods
-        files = [self._file_at(at, "ranking", method=method_token(name)) for name in methods if method_of(name).needs]
-        return {"rankings": files} if files else {}
+    def predicted_methods(self, rule: str, at: Any) -> list[str]:
+        """The one-shot methods that a rule predicts for."""
+        experiment = self.runs[at.run].experiment
+        if rule in PREDICTORS and PREDICTORS[rule].costly:
+            return experiment.fine_tuning.methods or experiment.pruning.methods[:1]
+        return experiment.pruning.methods
+
+    def rankings(self, rule: str) -> Callable[[Any], dict[str, list[str]]]:
+        """:meth:`ranking` of all methods that a rule predicts for and that need data, in their order."""
+
+        def files(at: Any) -> dict[str, list[str]]:
+            names = [name for name in self.predicted_methods(rule, at) if method_of(name).needs]
+            ranked = [self._file_at(at, "ranking", method=method_token(name)) for name in names]
+            return {"rankings": ranked} if ranked else {}
+
+        return files
 
     def rewound(self, at: Any) -> dict[str, str]:
         """The network that gives fine-tuning its weights, if not the dense one."""

@@ -180,14 +180,9 @@ class Spectrum(Strict):
     cone_steps: int = Field(
         default=64,
         ge=1,
-        description="its most Lanczos steps at each of the three or four sparsities that it tries",
-    )
-    costly_methods: list[str] | None = Field(
-        default=None,
-        description="pruning methods that the predictors with a job for each operator are asked for, as each method"
-        " takes them hundreds of products: "
-        + ", ".join(f"`{own.name}`" for own in PREDICTORS.values() if own.apart)
-        + "; null: all of `pruning.methods`. The others take few or none",
+        description="most Lanczos steps of `statistical_dimension` at each of the three or four sparsities that it"
+        " tries for the first of `pruning.methods`. Each further method has a single run for each epsilon rule, shorter"
+        " than a tenth of the products of the spectrum",
     )
 
     _unique_operators = field_validator("operators")(unique)

@@ -68,12 +68,10 @@ def _ranked_here(plan: Plan, at: Any) -> dict[str, Any]:
     return {"method": name, "options": {} if method_of(name).needs else _options(plan, at)}
 
 
-def _methods(plan: Plan, at: Any) -> dict[str, Any]:
+def _methods(plan: Plan, rule: str, at: Any) -> dict[str, Any]:
     """The one-shot methods that predictions are of, with the options of those that no file ranks."""
-    section = _experiment(plan, at).pruning
-    return {
-        "methods": {name: {} if method_of(name).needs else section.options.get(name, {}) for name in section.methods}
-    }
+    options, names = _experiment(plan, at).pruning.options, plan.predicted_methods(rule, at)
+    return {"methods": {name: {} if method_of(name).needs else options.get(name, {}) for name in names}}
 
 
 def _prepare_data(plan: Plan, at: Any) -> dict[str, Any]:
@@ -108,7 +106,7 @@ def _predict(plan: Plan, at: Any) -> dict[str, Any]:
         "predictors": [name for name in experiment.spectrum.predictors if PREDICTORS[name].from_spectrum],
         "epsilon_rules": experiment.epsilon,
         "sparsities": experiment.pruning.sparsities,
-        **_methods(plan, at),
+        **_methods(plan, "predict", at),
     }
 
 
@@ -117,14 +115,13 @@ def _predicting(plan: Plan, rule: str, at: Any) -> dict[str, Any]:
     run = plan.runs[at.run]
     predictor, operators = PREDICTORS[rule], plan.operators(at)
     lanczos = ("cone_steps", *_BASIS) if "spectrum" in predictor.needs else ()
-    costly = ("costly_methods",) if predictor.apart else ()
     return {
         "predictor": rule,
         "operators": operators,
         "epsilon_rules": run.experiment.epsilon,
         "l1": run.l1,
-        **_methods(plan, at),
-        **run.section("spectrum", *_SAMPLES, *lanczos, *costly),
+        **_methods(plan, rule, at),
+        **run.section("spectrum", *_SAMPLES, *lanczos),
         # A few products for each of several operators are not worth keeping, the surgeon's thousands fill a disk.
         "checkpoint": plan.checkpoint(at, f"{at.operator}_{rule}.products") if predictor.apart and lanczos else "",
     }

@@ -114,7 +114,6 @@ class ProductsSettings(RankedSettings, OperatorSettings):
         epsilon_rules: ``batch_std``, ``relative:x`` or ``absolute:x``.
         l1: coefficient of the penalty in the objective.
         cone_steps: most Lanczos steps from one removed vector.
-        costly_methods: those of the methods to predict for, where that costs much; None: all.
     """
 
     predictor: str
@@ -122,7 +121,6 @@ class ProductsSettings(RankedSettings, OperatorSettings):
     epsilon_rules: Sequence[str]
     l1: float = 0.0
     cone_steps: int = 64
-    costly_methods: Sequence[str] | None = None
 
 
 def _operator(job: Job, inputs: Files, predictor: Predictor, name: str, settings: OperatorSettings) -> Any:
@@ -281,8 +279,10 @@ def predict_with_products(job: Job, inputs: Files, outputs: Files, settings: Pro
                 reorthogonalize=settings.reorthogonalize,
                 storage=settings.basis,
             )
-            for method in rankings if settings.costly_methods is None else settings.costly_methods:
-                rows += _rows(job, predictor, method, name, reranked(problem, rankings[method]), tolerances)
+            for number, (method, ranking) in enumerate(rankings.items()):
+                # What is computed for the first serves the others.
+                of_method = reranked(problem, ranking) if number else problem
+                rows += _rows(job, predictor, method, name, of_method, tolerances)
     write_table("predictions", rows, outputs["predictions"], job.provenance())
     for operator in operators if settings.checkpoint else ():
         operator.remove()

@@ -11,11 +11,15 @@ and all of D when there is no such t, because the pruned network lies inside the
 moves its multiplier only to second order. So delta has the form of the width, with t in place of ``R^2 / (2 eps)``.
 With ``I(t) = center^T (I + t|H|)^-1 center / R^2`` the equation reads ``t = (1 - I(t)) R^2 / (2 eps)``. Hence delta is
 never below the width, and one Lanczos run from the centre and the width's probes are all it takes.
+
+For a further pruning method of the same network one short run will do, as :class:`.Cones` has it.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,10 +33,54 @@ from .spectrum import Estimate, ProbeSpectrum
 __all__ = ["Cones", "cone_threshold"]
 
 
+@dataclass(frozen=True)
+class _Likened:
+    """A short run from one method's removed vector, valued by a long one from another's; its bounds are its own.
+
+    A few steps leave an interval open in which ``1 - I(t)`` lies; it is small, and so the interval is one of its
+    logarithm. The truth of both methods lies at about the same fraction of it, and the long run tells that of its own.
+
+    Attributes:
+        own: the short run.
+        long: the other's.
+    """
+
+    own: ProbeSpectrum
+    long: ProbeSpectrum
+
+    @property
+    def jacobi(self) -> Jacobi:
+        return self.own.jacobi
+
+    @cached_property
+    def _cut(self) -> ProbeSpectrum:
+        """The long run, as it was after so few steps."""
+        steps = min(self.own.jacobi.steps, self.long.jacobi.steps)
+        return replace(self.long, jacobi=self.long.jacobi.truncated(steps))
+
+    def integrals(self, function: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(value, lower, upper), see :meth:`.ProbeSpectrum.integrals`."""
+
+        def rest(integral: np.ndarray) -> np.ndarray:
+            return np.log(np.maximum(1 - integral, np.finfo(float).eps))
+
+        _, lower, upper = self.own.integrals(function)
+        _, below, above = map(rest, self._cut.integrals(function))
+        span = np.maximum(below - above, np.finfo(float).eps)
+        share = np.clip((below - rest(self.long.integrals(function)[0])) / span, 0, 1)
+        value = 1 - np.exp((1 - share) * rest(lower) + share * rest(upper))
+        return np.clip(value, lower, upper), lower, upper
+
+
 class Cones:
     """The cones under which the sublevel sets are seen from a network pruned ever further.
 
     One Lanczos run from each removed vector that is asked for serves every tolerance.
+
+    With a ``control``, the cones of another method on the same network, there is a single run for each tolerance: where
+    the control's direction puts the crossing, and shorter than a tenth of the products of the spectrum. The interval is
+    certified by that run alone, and so wider; for the value it is compared with a run of the control, see
+    :class:`_Likened`.
 
     For an indefinite operator, |A| is used. The runs approximate it by the absolute Ritz values. They do so slowly, as
     |x| has a kink at 0. The intervals hold nevertheless; those of a semi-definite operator are far narrower.
@@ -44,19 +92,25 @@ class Cones:
             steps.
         resolution: of thresholds, in sparsity; near full sparsity, a tenth of the remaining fraction where that is
             less.
+        control: cones of another method, which were asked for the same tolerances first.
         products: operator-vector products so far.
 
     Raises:
         ValueError: for steps below 1, or a resolution outside (0, 1).
     """
 
-    def __init__(self, problem: Problem, resolution: float = 1e-4):
+    def __init__(self, problem: Problem, resolution: float = 1e-4, control: Cones | None = None):
         if problem.steps < 1:
             raise ValueError(f"steps must be at least 1, got {problem.steps}")
         if not 0 < resolution < 1:
             raise ValueError(f"resolution must be in (0, 1), got {resolution}")
-        self.problem, self.resolution, self.products = problem, resolution, 0
+        self.problem, self.resolution, self.control, self.products = problem, resolution, control, 0
         self.spectrum, self.dimension = problem.spectrum, problem.dimension
+        # Where all eigenvalues were asked for, a run may find its own.
+        self._steps = max(problem.steps, self.spectrum.steps) if self.spectrum.exact else problem.steps
+        if control is not None:
+            known = sum(probe.steps for probe in self.spectrum.probes)
+            self._steps = max(1, min(self._steps, (known - 1) // 10))
         self._product = as_product(problem.operator)
         # The run of each count, and the tolerances that it is long enough for; None stands for all of them.
         self._runs: dict[int, tuple[ProbeSpectrum, set[float | None]]] = {}
@@ -69,7 +123,7 @@ class Cones:
         """In weights, at a threshold of ``count``."""
         return max(1.0, min(self.resolution * self.dimension, 0.1 * (self.dimension - count)))
 
-    def _multiplier(self, run: ProbeSpectrum, norm: float, epsilon: float, part: int) -> float:
+    def _multiplier(self, run: ProbeSpectrum | _Likened, norm: float, epsilon: float, part: int) -> float:
         """t of the value (0), the lower (1) or the upper end (2) of the dimension: it falls with t."""
         widest = norm**2 / (2 * epsilon)
         largest = float(np.abs(run.jacobi.alpha).max() + 2 * run.jacobi.beta.max())
@@ -86,7 +140,7 @@ class Cones:
             return widest
         return float(np.exp(brentq(excess, np.log(least), np.log(widest), xtol=1e-9)))
 
-    def _dimension(self, run: ProbeSpectrum, norm: float, epsilon: float) -> Estimate:
+    def _dimension(self, run: ProbeSpectrum | _Likened, norm: float, epsilon: float) -> Estimate:
         roots = [np.sqrt(self._multiplier(run, norm, epsilon, part)) for part in range(3)]
         if not any(roots):  # exactly, where a sum of quadrature weights is 1 but for rounding
             return Estimate(1.0, 1.0, 1.0, 0.0)
@@ -113,9 +167,7 @@ class Cones:
         if run is not None and (served & {None, epsilon} or np.ptp(ends_of(run)) <= tolerance):
             return run
         basis: dict[str, Any] = {"reorthogonalize": self.problem.reorthogonalize, "storage": self.problem.storage}
-        # Where all eigenvalues were asked for, this run may find its own.
-        steps = max(self.problem.steps, self.spectrum.steps) if self.spectrum.exact else self.problem.steps
-        lanczos = Lanczos(self.problem.removed(count), steps, **basis)
+        lanczos = Lanczos(self.problem.removed(count), self._steps, **basis)
         before = np.full(2, np.nan)
         while not lanczos.done:
             lanczos.absorb(self._product(lanczos.vector))
@@ -132,7 +184,7 @@ class Cones:
         self._runs[count] = run, served | {None if lanczos.done else epsilon}
         return run
 
-    def _predicted(self, run: ProbeSpectrum, epsilon: float, part: int = 0) -> int:
+    def _predicted(self, run: ProbeSpectrum | _Likened, epsilon: float, part: int = 0) -> int:
         """Count at the crossing (of the value, lower or upper end) if every removed vector had this run's direction."""
 
         def curve(count: int) -> float:
@@ -140,6 +192,28 @@ class Cones:
             return float((width.value, width.lower, width.upper)[part])
 
         return round(crossing(curve, self.dimension) * self.dimension)
+
+    def _nearest(self, epsilon: float) -> tuple[ProbeSpectrum | None, int]:
+        """The run that predicts a crossing nearest to its own removed vector, and that crossing."""
+        best: tuple[ProbeSpectrum | None, int] = None, 0
+        least = np.inf
+        for count, (run, _) in self._runs.items():
+            predicted = self._predicted(run, epsilon)
+            if abs(predicted - count) < least:
+                best, least = (run, predicted), abs(predicted - count)
+        return best
+
+    def _likened(self, long: ProbeSpectrum, epsilon: float) -> Estimate:
+        """:meth:`threshold` from one short run and the control's long one for this tolerance."""
+        norms, before = self.problem.norms, self.products
+        # Weights that are 0 are no direction.
+        start = max(self._predicted(long, epsilon), int(np.flatnonzero(norms)[0]))
+        run = _Likened(self._run(start, epsilon), long)
+        count = self._predicted(run, epsilon)
+        value, width = count / self.dimension, self.spectrum.width_threshold(norms, epsilon)
+        lower, upper = self._interval(epsilon, value, float(width.lower))
+        error = float(self._dimension(run, norms[count], epsilon).standard_error)
+        return Estimate(value, lower, upper, error, self.products - before)
 
     def threshold(self, epsilon: float) -> Estimate:
         """``sup {s : delta(s) >= s}``, delta per D; where delta does not fall throughout, one of its crossings.
@@ -164,15 +238,17 @@ class Cones:
         """
         if not epsilon > 0:
             raise ValueError(f"epsilon must be positive, got {epsilon}")
+        long = None if self.control is None else self.control._nearest(epsilon)[0]
+        if long is not None and self.problem.norms[-1] > 0:
+            return self._likened(long, epsilon)
         size, before = self.dimension, self.products
         width = self.spectrum.width_threshold(self.problem.norms, epsilon)
         # delta >= s is known up to low, delta < s at high; full sparsity may still hold.
         low, high = round(float(width.value) * size), size + 1
         error = float(width.standard_error)
-        guess = (low + high) // 2
-        predicted = {count: self._predicted(run, epsilon) for count, (run, _) in self._runs.items()}
-        if predicted:
-            guess = predicted[min(predicted, key=lambda count: abs(predicted[count] - count))]
+        known, guess = self._nearest(epsilon)
+        if known is None:
+            guess = (low + high) // 2
         evaluations = 0
         while high - low > 1:
             # Predictions that creep towards the crossing from one side take turns with bisection.
@@ -208,9 +284,10 @@ def cone_threshold(problem: Problem, epsilon: float) -> Estimate:
     """Predictor ``statistical_dimension``, see :meth:`Cones.threshold`.
 
     Args:
-        problem: with its operator and spectrum. Its runs serve every further epsilon.
+        problem: with its operator and spectrum. Its runs serve every further epsilon, and those of its control it.
         epsilon: loss tolerance, positive.
     """
     if "cones" not in problem.cache:
-        problem.cache["cones"] = Cones(problem)
+        control = problem.control
+        problem.cache["cones"] = Cones(problem, control=control and control.cache.get("cones"))
     return problem.cache["cones"].threshold(epsilon)

@@ -34,6 +34,8 @@ class Predictor:
         text: one line for tables, help and documentation.
         implementation: ``"module:function"``, the module as `importlib.import_module` takes it from this package
             (``".width"``), imported when the predictor is first used.
+        costly: whether each method takes it hundreds of products or more: the workflow then asks for the methods that
+            are fine-tuned, or where there are none for the first.
         default: whether it is computed where no predictors are named; a baseline that costs much need not be.
         operators: names of the operators that it can be computed with; all, unless each has a job of its own.
         criteria: those that it has a model of its own for; ``("",)`` for one model that stands beside them all.
@@ -44,6 +46,7 @@ class Predictor:
     apart: bool
     text: str
     implementation: str
+    costly: bool = False
     default: bool = True
     operators: tuple[str, ...] = _OPERATORS
     criteria: tuple[str, ...] = ("",)
@@ -138,6 +141,7 @@ PREDICTORS: dict[str, Predictor] = {
             apart=True,
             text="where the Gauss-Newton model of the loss rise, least over the kept weights, reaches epsilon",
             implementation=".surgeon:surgeon_threshold",
+            costly=True,
             default=False,
             operators=("ggn",),
         ),
@@ -147,6 +151,7 @@ PREDICTORS: dict[str, Predictor] = {
             apart=True,
             text="where the loss that is measured after the step of `surgeon` has risen by epsilon",
             implementation=".surgeon:surgeon_step_threshold",
+            costly=True,
             default=False,
             operators=("ggn",),
         ),

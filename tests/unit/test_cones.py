@@ -1,12 +1,17 @@
 """Where the statistical dimension meets the sparsity, against dense oracles; what a search costs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import brentq
 
 import gwprune
+from gwprune.predict import reranked
+from gwprune.pruning import Ranking
 from gwprune.spectral.cones import Cones
+from gwprune.spectral.crossings import crossing
 from gwprune.spectral.predictors import PREDICTORS
 from gwprune.spectral.probes import probe_spectra
 from gwprune.spectral.spectrum import Estimate
@@ -47,9 +52,9 @@ def threshold(matrix, weights, epsilon: float, *, steps: int = 128, seed: int = 
     )
 
 
-def dense_dimension(matrix: np.ndarray, center: np.ndarray, epsilon: float) -> float:
+def dense_dimension(matrix: np.ndarray, center: np.ndarray, epsilon: float, eigen: tuple | None = None) -> float:
     """The trace formula by dense eigenvalues, per D."""
-    values, vectors = np.linalg.eigh(matrix)
+    values, vectors = eigen or np.linalg.eigh(matrix)
     sizes = np.abs(values)
     energy = (vectors.T @ center) ** 2 * sizes
     if energy.sum() <= 2 * epsilon:
@@ -264,6 +269,67 @@ def test_single_precision_is_enough():
     wide = threshold(matrix, net.weights, 0.05)
     narrow = threshold(matrix.float(), torch.from_numpy(net.weights).float(), 0.05)
     assert narrow.value == pytest.approx(wide.value, abs=0.003)
+
+
+# --- a further method -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operator", ["hessian", "ggn"])
+@pytest.mark.parametrize("method", ["saliency", "random"])
+def test_a_further_method_takes_under_a_tenth_of_the_spectrum_and_meets_the_dense_threshold(operator, method):
+    net = digits()
+    matrix, weights, size = net.curvature[operator].matrix, torch.from_numpy(net.weights), len(net.weights)
+    counted = Counted(matrix)
+    options = {"semidefinite": operator == "ggn"}
+    known = probe_spectra(counted, steps=96, probes=range(2), seed=0, **options)
+    first = problem_of(counted, net.weights, spectrum=known)
+    scores = {
+        "saliency": weights**2 * torch.from_numpy(np.abs(np.diag(matrix))),
+        "random": torch.from_numpy(np.random.default_rng(0).random(size)),
+    }[method]
+    ranking = Ranking.of_scores(scores)
+    further = reranked(first, ranking)
+    predictor, eigen = PREDICTORS["statistical_dimension"], np.linalg.eigh(matrix)
+
+    def dense(count: int, epsilon: float) -> float:
+        return dense_dimension(matrix, np.where(ranking.ranks.numpy() < count, net.weights, 0), epsilon, eigen)
+
+    epsilon = {"hessian": 0.02, "ggn": 0.1}[operator]
+    predictor.threshold(first, epsilon)
+    before = counted.products
+    found = predictor.threshold(further, epsilon)
+    assert 0 < found.products == counted.products - before < 0.1 * 2 * known.steps
+    expected = crossing(lambda count: dense(count, epsilon), size)
+    assert abs(found.value - expected) < 0.01 + 2 * found.standard_error
+    assert found.lower - 1 / size <= expected <= found.upper + 1 / size
+    assert predictor.threshold(further, epsilon) == replace(found, products=0)
+
+
+def test_beside_itself_a_short_run_has_the_value_of_the_long_one():
+    matrix = make_sample("outlier", 300, 1).matrix
+    weights = np.random.default_rng(0).normal(size=300)
+    epsilon = 1e-3 * weights @ absolute_of(matrix) @ weights
+    found = cones(matrix, weights, spectrum_steps=200, steps=100)
+    full = found.threshold(epsilon)
+    again = Cones(replace(found.problem, steps=5), control=found)
+    short = again.threshold(epsilon)
+    assert (short.products, short.value) == (5, pytest.approx(full.value, abs=1 / 300))
+    alone = Cones(replace(found.problem, steps=5)).threshold(epsilon)
+    assert abs(alone.value - full.value) > 3 / 300
+    assert short.lower <= full.value <= short.upper
+    assert short.upper - short.lower > full.upper - full.lower
+
+
+def test_a_further_method_that_removes_zeros_first_has_a_run_from_weights_that_are_not():
+    matrix, weights, epsilon = example(100)
+    weights[:40] = 0
+    first = problem_of(matrix, weights, spectrum=probe_spectra(matrix, steps=60, probes=[0], seed=0))
+    predictor = PREDICTORS["statistical_dimension"]
+    for scores in (np.abs(weights), np.arange(100.0)):
+        for own in (first, reranked(first, Ranking.of_scores(torch.from_numpy(scores)))):
+            assert 0.4 < predictor.threshold(own, epsilon).value < 1
+    nothing = replace(first, weights=torch.zeros(100), norms=np.zeros(101), control=first)
+    assert predictor.threshold(nothing, epsilon).value == 1
 
 
 # --- random probes ------------------------------------------------------------------------------------------------

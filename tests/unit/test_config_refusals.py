@@ -220,11 +220,6 @@ _LIMITED = {"dataset": {"name": "digits", "options": {"train_limit": 100}}}
             "experiments.0: fine_tuning.methods holds random, which pruning.methods does not; allowed: magnitude, or []"
             " for no fine-tuning",
         ),
-        (
-            values(spectrum={"costly_methods": ["lamp"]}),
-            "experiments.0: spectrum.costly_methods holds lamp, which pruning.methods does not; allowed: magnitude, or"
-            " null for all of them",
-        ),
         (values(training={"schedule": "multistep"}), "training: schedule 'multistep' needs milestones (epochs)"),
         (values(fine_tuning={"schedule": "multistep"}), "fine_tuning: schedule 'multistep' needs milestones (epochs)"),
         (

@@ -231,10 +231,10 @@ def test_more_steps_from_the_removed_vectors_narrow_the_interval(run, tmp_path):
     rows = {}
     for steps in (1, 40):
         path = str(tmp_path / f"{steps}.parquet")
-        told = {"cone_steps": steps, "costly_methods": ["lamp", "taylor"], "reorthogonalize": False}
+        told = {"cone_steps": steps, "reorthogonalize": False}
         run.do("statistical_dimension", outputs={"predictions": path}, settings=told, operator="ggn")
         rows[steps] = read_table("predictions", path).to_pylist()
-        assert {row["method"] for row in rows[steps]} == {"lamp", "taylor"}
+        assert {row["method"] for row in rows[steps]} == set(run.experiment.pruning.methods)
     for short, long in zip(rows[1], rows[40], strict=True):
         assert short["threshold_lower"] <= long["threshold"] <= short["threshold_upper"]
     wide, narrow = ([row["threshold_upper"] - row["threshold_lower"] for row in rows[steps]] for steps in (1, 40))
@@ -245,7 +245,7 @@ def test_more_steps_from_the_removed_vectors_narrow_the_interval(run, tmp_path):
 def test_the_surgeons_write_the_thresholds_of_the_library(run, tmp_path, name):
     path = str(tmp_path / f"{name}.parquet")
     methods = ["lamp", "magnitude"]
-    run.do(name, outputs={"predictions": path}, settings={"costly_methods": methods}, operator="ggn")
+    run.do(name, outputs={"predictions": path}, operator="ggn")
     rows = read_table("predictions", path).to_pylist()
     split = DeviceSplit.from_data(datasets.load(run.data), "train", "cpu").subset(100, 0)
     for row, (method, rule) in zip(rows, itertools.product(methods, sorted(rules(run))), strict=True):

@@ -1,7 +1,7 @@
 rule predict:
     input:
         unpack(PLAN.probes),
-        unpack(PLAN.rankings),
+        unpack(PLAN.rankings("predict")),
         network=FILE("network"),
         dense=FILE("dense"),
     output:
@@ -32,7 +32,7 @@ for predictor in WITH_PRODUCTS:
             predictor
         input:
             unpack(PLAN.known_spectrum(predictor)),
-            unpack(PLAN.rankings),
+            unpack(PLAN.rankings(predictor)),
             data=PLAN.data,
             network=FILE("network"),
             dense=FILE("dense"),
