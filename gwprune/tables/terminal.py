@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..spectral.predictors import PREDICTORS
 from .files import read_table, tables_folder
 from .rendering import Sheet, comparison_pages, cost_sheet
 from .schemas import prediction_order
@@ -33,6 +34,7 @@ _MEASURED = {
     ("one_shot", "loss_tolerance"): "one-shot, data loss",
     ("one_shot", "objective_tolerance"): "one-shot, objective",
     ("fine_tuned", "control_loss_tolerance"): "fine-tuned, data loss",
+    ("fine_tuned", "control_objective_tolerance"): "fine-tuned, objective",
 }
 _LEAST = 80  # columns that every terminal has
 _WIDE = 100  # columns for a prediction, its predictor and its interval on one line
@@ -88,6 +90,8 @@ def limit_views(thresholds: pa.Table, method: str = "magnitude", wide: bool = Tr
 def prediction_views(thresholds: pa.Table, method: str = "magnitude", wide: bool = True) -> Iterator[Table]:
     """One table for each run, epsilon rule and seed: what was measured, then every prediction and its gaps.
 
+    A predictor with a model of its own for each of several criteria has a line for each of those that were measured.
+
     Args:
         thresholds: the table.
         method: whose measured thresholds.
@@ -97,8 +101,14 @@ def prediction_views(thresholds: pa.Table, method: str = "magnitude", wide: bool
     def page(row: dict[str, Any]) -> tuple:
         return row["run"], row["epsilon_rule"], row["seed"]
 
+    def model(row: dict[str, Any]) -> str:
+        """The criterion whose model the row's prediction is of; empty for the predictor's first or only one."""
+        known = PREDICTORS.get(row["predictor"])
+        own = known.criterion_for(row["criterion"]) if known else ""
+        return own if known and own != known.criteria[0] else ""
+
     def line(row: dict[str, Any]) -> tuple:
-        return prediction_order(row["predictor"], row["operator"])
+        return *prediction_order(row["predictor"], row["operator"]), model(row)
 
     rows = sorted((row for row in thresholds.to_pylist() if row["method"] == method), key=lambda r: (page(r), line(r)))
     for (run, rule, seed), of_page in groupby(rows, key=page):
@@ -111,9 +121,12 @@ def prediction_views(thresholds: pa.Table, method: str = "magnitude", wide: bool
         table = _view("\n".join(title), names, gaps)
         for _, of_line in groupby(found, key=line):
             own = {(row["stage"], row["criterion"]): row for row in of_line}
-            facts = [own.get((limit.stage, limit.criterion)) for limit in LIMITS]
+            of = model(next(iter(own.values())))
+            criteria = [limit.criterion.replace("loss_tolerance", of or "loss_tolerance") for limit in LIMITS]
+            facts = [own.get((limit.stage, name)) for limit, name in zip(LIMITS, criteria, strict=True)]
             row = next(filter(None, [*facts, *own.values()]))
-            table.add_row(row["predictor"], row["operator"], _predicted(row, wide), *map(_gap, facts))
+            name = f"{row['predictor']}, {of.removesuffix('_tolerance')}" if of else row["predictor"]
+            table.add_row(name, row["operator"], _predicted(row, wide), *map(_gap, facts))
         yield table
 
 

@@ -120,11 +120,11 @@ class SmallRun:
             "train": lambda: plan.weights(at) | data,
             "snapshot": lambda: data,
             "spectrum": lambda: data | network,
-            "predict": lambda: plan.probes(at) | plan.rankings(at) | network | dense,
+            "predict": lambda: plan.probes(at) | plan.rankings(rule)(at) | network | dense,
             **dict.fromkeys(
-                ("quadratic", "surgeon", "surgeon_step"), lambda: plan.rankings(at) | data | network | dense
+                ("quadratic", "surgeon", "surgeon_step"), lambda: plan.rankings(rule)(at) | data | network | dense
             ),
-            "statistical_dimension": lambda: plan.probes(at) | plan.rankings(at) | data | network | dense,
+            "statistical_dimension": lambda: plan.probes(at) | plan.rankings(rule)(at) | data | network | dense,
             "rank": lambda: plan.ranked(at) | data,
             "mask": lambda: plan.ranked(at) | data,
             "sweep": lambda: plan.ranking(at) | data | network | dense,

@@ -106,6 +106,20 @@ def test_each_run_rule_and_seed_has_a_block_and_each_predictor_and_operator_a_li
     assert [tuple(cells[:2]) for cells in lines(rows)] == names * len(titles)
 
 
+def test_each_model_of_a_predictor_stands_beside_its_own_criterion():
+    objective = {"criterion": "objective_tolerance", "predicted": (0.89, 0.88, 0.9), "empirical": (0.9, 0.9, 0.901)}
+    rows = [measured(predictor="quadratic"), measured(predictor="quadratic", **objective)]
+    rows += [measured("fine_tuned", CONTROL), measured(), measured(**objective | {"predicted": (0.8581, 0.83, 0.92)})]
+    rows.append(
+        measured("fine_tuned", predictor="quadratic", **objective | {"criterion": "control_objective_tolerance"})
+    )
+    assert lines(rows) == [
+        ["width", "hessian", "0.8581 [0.8304, 0.9191]", "+0.025", "+0.025"],
+        ["quadratic", "hessian", "0.8581 [0.8304, 0.9191]", "+0.025", "-"],
+        ["quadratic, objective", "hessian", "0.8900 [0.8800, 0.9000]", "-0.010", "-0.010"],
+    ]
+
+
 def test_measurements_of_other_methods_are_left_out():
     rows = [measured(), measured(method="random", empirical=(0.3, 0.3, 0.4))]
     assert "[0.8328, 0.8338]" in shown(rows)
