@@ -195,8 +195,8 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
             _count(
                 "steps",
                 "Lanczos steps per probe (`quadratic`, `surgeon`, `surgeon_step`: operator-vector products beyond"
-                " those of earlier epsilon rules and criteria; `statistical_dimension`: beyond those and the probes', of"
-                " further methods than the first under a tenth of these);"
+                " those of earlier epsilon rules and criteria; `statistical_dimension`: beyond those and the probes',"
+                " of further methods than the first under a tenth of these);"
                 " where `spectrum.steps` is at least the number of rows of the curvature that are not zero, and that at"
                 " most 3,000: that number, the products that made the matrix dense",
             ),
