@@ -63,6 +63,19 @@ def test_a_predictor_has_jobs_for_the_operators_that_it_can_be_computed_with():
     assert len(jobs(plan, "statistical_dimension")) == 2
 
 
+def test_a_costly_predictor_is_asked_for_the_methods_that_are_fine_tuned():
+    methods = {**VALUES["pruning"], "methods": ["magnitude", "taylor", "obd"]}
+    at = SimpleNamespace(run="tiny_l1-1e-3", seed="0", operator="ggn")
+    for tuned, expected in ((["taylor"], ["taylor"]), ([], ["magnitude"])):
+        section = {"methods": tuned, "epochs": 1, "sparsities": [0.5]}
+        asked = {"predictors": ["statistical_dimension", "surgeon"]}
+        plan = planned(spectrum=asked, pruning=methods, fine_tuning=section)
+        assert list(settings_of(plan, "surgeon", at)["methods"]) == expected
+        assert len(plan.rankings("surgeon")(at).get("rankings", [])) == len(tuned)
+        assert list(settings_of(plan, "statistical_dimension", at)["methods"]) == methods["methods"]
+        assert len(plan.rankings("statistical_dimension")(at)["rankings"]) == 2
+
+
 def test_only_methods_that_need_data_have_rankings_of_their_own():
     assert [job.name for job in jobs(planned(), "rank")] == ["taylor"]
     sparse = {"methods": ["snip", "smart_ratio", "taylor"]}
