@@ -73,7 +73,7 @@ def check_classes(model: nn.Module, loss: BatchLoss, samples: Samples, prunable:
     """Refuse samples of which there is no accuracy, or not the one that the loss is of.
 
     A loss of classes falls with the output of the target's class. One that shifts its labels, as that of a language
-    model, or reads another axis falls with other outputs.
+    model, or reads another axis falls with other outputs; one that ignores a class does not change with some.
 
     Args:
         model: the network.
@@ -91,13 +91,22 @@ def check_classes(model: nn.Module, loss: BatchLoss, samples: Samples, prunable:
         if not (value.requires_grad and found.logits.requires_grad):  # such as the share of errors
             return
         (slope,) = torch.autograd.grad(value, found.logits, materialize_grads=True, allow_unused=True)
-    counted = found.counted & (slope != 0).any(found.axis)
+    felt = (slope != 0).any(found.axis)
+    counted = found.counted & felt
     drawn = int(((slope.argmin(found.axis) == found.classes) & counted).sum())
     if drawn < int(counted.sum()) / 2 or not bool(slope.any()):
         raise ValueError(
             f"epsilon as a drop of accuracy: the loss draws {drawn} of {int(counted.sum())} outputs to the class in the"
             " targets, so that it is of others (labels that are shifted inside the network, another axis): give a"
             f" loss_fn of output and target as they are held against each other; or {_INSTEAD}"
+        )
+    # Of an output that is right by far, too, a slope may vanish; of others none does that the loss looks at.
+    ignored = int((found.counted & ~felt & (found.logits.argmax(found.axis) != found.classes)).sum())
+    if ignored:
+        raise ValueError(
+            f"epsilon as a drop of accuracy: the loss leaves out {ignored} of {int(found.counted.sum())} targets that"
+            " are classes of the output, as with ignore_index=0, and the accuracy would count them: mark these targets"
+            f" -100; or {_INSTEAD}"
         )
 
 

@@ -105,6 +105,17 @@ def test_labels_that_the_loss_shifts_are_noticed(call):
         call(model, shifted, (inputs, targets), epsilon="accuracy: 1")
 
 
+@pytest.mark.parametrize("call", CALLS)
+def test_a_class_that_the_loss_ignores_is_not_counted_in_silence(call):
+    model, inputs = nn.Linear(6, 3).double(), normal(64, 6)
+    with torch.no_grad():
+        targets = model(inputs).argmax(1)
+    targets[:20] = 0
+    given = {"weight": lambda target: (target != 0).sum()}
+    with pytest.raises(ValueError, match=r"leaves out \d+ of 32 targets .* mark these targets -100"):
+        call(model, nn.CrossEntropyLoss(ignore_index=0), (inputs, targets), epsilon="accuracy: 1", **given)
+
+
 def test_a_prediction_needs_the_loss_apart_from_the_network():
     class Own(nn.Module):
         def __init__(self):
