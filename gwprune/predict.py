@@ -103,11 +103,11 @@ def reranked(problem: Problem, ranking: Ranking) -> Problem:
     """The problem of the same network and another method's order; only the removed vectors are others.
 
     Args:
-        problem: of any method; the control of the new one.
+        problem: of any method; the first of the new one.
         ranking: of the same weights.
     """
     ranks = ranking.ranks.to(problem.weights.device)
-    return replace(problem, ranks=ranks, norms=ranking.pruned_norms(problem.weights), control=problem)
+    return replace(problem, ranks=ranks, norms=ranking.pruned_norms(problem.weights), first=problem)
 
 
 def width_curve(

@@ -209,7 +209,7 @@ def epsilon_rule(value: Any) -> str:
         kind, number = next(iter(value.items()))
     else:
         kind, _, number = str(value).partition(":")
-    if re.fullmatch(r"[\d.]+\s*%?", str(value)):
+    if re.fullmatch(r"[\d.]+(e[-+]?\d+)?\s*%?", str(value)):
         raise ValueError(f"{value!r} is a number without its rule: relative (times the dense loss) or absolute (nats)")
     choice("epsilon rule", str(kind).strip(), kinds)
     if kind == "batch_std":

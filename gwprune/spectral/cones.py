@@ -77,9 +77,9 @@ class Cones:
 
     One Lanczos run from each removed vector that is asked for serves every tolerance.
 
-    With a ``control``, the cones of another method on the same network, there is a single run for each tolerance: where
-    the control's direction puts the crossing, and shorter than a tenth of the products of the spectrum. The interval is
-    certified by that run alone, and so wider; for the value it is compared with a run of the control, see
+    Beside the ``first``, the cones of another method on the same network, there is a single run for each tolerance:
+    where the first one's direction puts the crossing, and shorter than a tenth of the products of the spectrum. The
+    interval is certified by that run alone, and so wider; for the value it is compared with a run of the first, see
     :class:`_Likened`.
 
     For an indefinite operator, |A| is used. The runs approximate it by the absolute Ritz values. They do so slowly, as
@@ -92,23 +92,23 @@ class Cones:
             steps.
         resolution: of thresholds, in sparsity; near full sparsity, a tenth of the remaining fraction where that is
             less.
-        control: cones of another method, which were asked for the same tolerances first.
+        first: cones of another method, which were asked for the same tolerances before.
         products: operator-vector products so far.
 
     Raises:
         ValueError: for steps below 1, or a resolution outside (0, 1).
     """
 
-    def __init__(self, problem: Problem, resolution: float = 1e-4, control: Cones | None = None):
+    def __init__(self, problem: Problem, resolution: float = 1e-4, first: Cones | None = None):
         if problem.steps < 1:
             raise ValueError(f"steps must be at least 1, got {problem.steps}")
         if not 0 < resolution < 1:
             raise ValueError(f"resolution must be in (0, 1), got {resolution}")
-        self.problem, self.resolution, self.control, self.products = problem, resolution, control, 0
+        self.problem, self.resolution, self.first, self.products = problem, resolution, first, 0
         self.spectrum, self.dimension = problem.spectrum, problem.dimension
         # Where all eigenvalues were asked for, a run may find its own.
         self._steps = max(problem.steps, self.spectrum.steps) if self.spectrum.exact else problem.steps
-        if control is not None:
+        if first is not None:
             known = sum(probe.steps for probe in self.spectrum.probes)
             self._steps = max(1, min(self._steps, (known - 1) // 10))
         self._product = as_product(problem.operator)
@@ -204,7 +204,7 @@ class Cones:
         return best
 
     def _likened(self, long: ProbeSpectrum, epsilon: float) -> Estimate:
-        """:meth:`threshold` from one short run and the control's long one for this tolerance."""
+        """:meth:`threshold` from one short run and the first method's long one for this tolerance."""
         norms, before = self.problem.norms, self.products
         # Weights that are 0 are no direction.
         start = max(self._predicted(long, epsilon), int(np.flatnonzero(norms)[0]))
@@ -238,7 +238,7 @@ class Cones:
         """
         if not epsilon > 0:
             raise ValueError(f"epsilon must be positive, got {epsilon}")
-        long = None if self.control is None else self.control._nearest(epsilon)[0]
+        long = None if self.first is None else self.first._nearest(epsilon)[0]
         if long is not None and self.problem.norms[-1] > 0:
             return self._likened(long, epsilon)
         size, before = self.dimension, self.products
@@ -284,10 +284,10 @@ def cone_threshold(problem: Problem, epsilon: float) -> Estimate:
     """Predictor ``statistical_dimension``, see :meth:`Cones.threshold`.
 
     Args:
-        problem: with its operator and spectrum. Its runs serve every further epsilon, and those of its control it.
+        problem: with its operator and spectrum. Its runs serve every further epsilon, and those of its ``first`` it.
         epsilon: loss tolerance, positive.
     """
     if "cones" not in problem.cache:
-        control = problem.control
-        problem.cache["cones"] = Cones(problem, control=control and control.cache.get("cones"))
+        first = problem.first
+        problem.cache["cones"] = Cones(problem, first=first and first.cache.get("cones"))
     return problem.cache["cones"].threshold(epsilon)

@@ -32,7 +32,7 @@ class Problem:
         steps: most Lanczos steps from one removed vector.
         reorthogonalize: whether these keep and use their basis, see :class:`.Lanczos`.
         storage: where the basis lies, see :class:`.Lanczos`.
-        control: the same network in the order of another method, for which each prediction was made first: what was
+        first: the same network in the order of another method, for which each prediction was made before: what was
             computed for it may serve here. None: there is none.
         cache: what a predictor keeps from one epsilon or criterion to the next; empty in every new problem.
 
@@ -52,7 +52,7 @@ class Problem:
     steps: int = 64
     reorthogonalize: bool = True
     storage: str = "device"
-    control: Problem | None = field(default=None, repr=False, compare=False)
+    first: Problem | None = field(default=None, repr=False, compare=False)
     cache: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self):

@@ -311,7 +311,7 @@ def test_beside_itself_a_short_run_has_the_value_of_the_long_one():
     epsilon = 1e-3 * weights @ absolute_of(matrix) @ weights
     found = cones(matrix, weights, spectrum_steps=200, steps=100)
     full = found.threshold(epsilon)
-    again = Cones(replace(found.problem, steps=5), control=found)
+    again = Cones(replace(found.problem, steps=5), first=found)
     short = again.threshold(epsilon)
     assert (short.products, short.value) == (5, pytest.approx(full.value, abs=1 / 300))
     alone = Cones(replace(found.problem, steps=5)).threshold(epsilon)
@@ -328,7 +328,7 @@ def test_a_further_method_that_removes_zeros_first_has_a_run_from_weights_that_a
     for scores in (np.abs(weights), np.arange(100.0)):
         for own in (first, reranked(first, Ranking.of_scores(torch.from_numpy(scores)))):
             assert 0.4 < predictor.threshold(own, epsilon).value < 1
-    nothing = replace(first, weights=torch.zeros(100), norms=np.zeros(101), control=first)
+    nothing = replace(first, weights=torch.zeros(100), norms=np.zeros(101), first=first)
     assert predictor.threshold(nothing, epsilon).value == 1
 
 

@@ -56,7 +56,7 @@ def test_a_key_in_the_wrong_section_is_sent_to_its_own(raw, key, hint):
     assert line.endswith(hint)
 
 
-@pytest.mark.parametrize("value", [0.05, "5%", "0.05"])
+@pytest.mark.parametrize("value", [0.05, 1e-5, "5%", "0.05"])
 def test_a_tolerance_without_its_rule_is_told_the_rules(value):
     assert "a number without its rule: relative (times the dense loss) or absolute" in only_fault(values(epsilon=value))
 
