@@ -402,9 +402,11 @@ def predict_threshold(
             value, error = rise_at_drop(*given, matrix.batch_size, matrix.prunable, removed, drop), 0.0
         plan = _plan(chosen, matrix, steps, probes, tolerance, reorthogonalize)
         if storage == "auto":
-            rows = getattr(matrix, "small", matrix).shape[0]  # others are zero, and in no basis
-            size = (plan["basis"] or 0) * rows * torch.empty((), dtype=matrix.dtype).element_size()
-            storage = storage_for(size, matrix.device)
+            # Rows that are zero have no room in the probes' basis, but in that of a run from a removed vector.
+            size = (plan["basis"] or 0) * getattr(matrix, "small", matrix).shape[0]
+            if plan["basis"] and "products" in chosen.needs:
+                size = max(size, Problem.steps * matrix.shape[0])
+            storage = storage_for(size * torch.empty((), dtype=matrix.dtype).element_size(), matrix.device)
         basis = {"reorthogonalize": reorthogonalize, "storage": storage}
         recorded = None if checkpoint is None else _recorded(matrix, checkpoint, seed)
         with watched(matrix, recorded or matrix, progress, title=f"{predictor}, {operator}", **plan) as products:

@@ -292,3 +292,11 @@ def test_every_run_of_the_statistical_dimension_keeps_to_the_storage(network, mo
     predict_threshold(*network, epsilon=0.05, predictor="statistical_dimension", storage="host", steps=32)
     assert len(seen) > 1
     assert set(seen) == {"host"}
+
+
+def test_the_place_of_the_basis_is_chosen_for_runs_from_removed_vectors_too(network, monkeypatch):
+    sizes = []
+    monkeypatch.setattr("gwprune.predict.storage_for", lambda size, device: sizes.append(size) or "device")
+    for predictor, vectors in (("width", 16), ("statistical_dimension", 64)):
+        found = predict_threshold(*network, epsilon=0.05, predictor=predictor, steps=16)
+        assert sizes.pop() == vectors * found.dimension * 4
