@@ -140,8 +140,9 @@ def _tally(
         for place, share in loss.shares(samples, batch_size):
             found = outputs(samples.batch(place))
             mean += share * float(loss.of(found.output, found.target).detach())
-            largest = found.logits.argmax(found.axis)
-            right += int(((largest == found.classes) & found.counted).sum())
+            most, largest = found.logits.max(found.axis)
+            # NaN is the largest of all, and so the first class would be right.
+            right += int(((largest == found.classes) & found.counted & ~most.isnan()).sum())
             counted += int(found.counted.sum())
     if not counted:
         raise ValueError(f"epsilon as a drop of accuracy: no target is a class of the output; {_INSTEAD}")
@@ -205,7 +206,7 @@ def rise_at_drop(
         if accuracy - lowest < drop:
             raise ValueError(
                 f"epsilon as a drop of accuracy: the linearised network loses {accuracy - lowest:.3g} of its"
-                f" {accuracy:.4g}% and never {drop:g} points; {_INSTEAD}"
+                f" {accuracy:.4g}% without all its weights, not {drop:g} points; {_INSTEAD}"
             )
         low, ends = dense, (0.0, 1.0)
         for _ in range(_HALVINGS):

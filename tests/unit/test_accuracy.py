@@ -60,6 +60,17 @@ def test_the_translation_is_near_the_rise_that_is_measured():
     assert all(torch.equal(value, before[name]) for name, value in net.model.state_dict().items())
 
 
+def test_outputs_that_are_not_numbers_are_wrong():
+    class Cosine(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) / self.weight.norm()
+
+    model = Cosine(5, 3, bias=False).double()
+    data = normal(64, 5), torch.zeros(64, dtype=torch.long)  # the class that argmax gives of NaN
+    m = gwprune.measure_threshold(model, F.cross_entropy, data, "accuracy: 99", resolution=0.1)
+    assert m.accuracies[1.0] == 0 < m.accuracies[0.0]
+
+
 def test_words_have_an_accuracy_too_and_those_that_do_not_count_are_left_out():
     torch.manual_seed(0)
     model = nn.Linear(6, 3)
@@ -144,6 +155,6 @@ def test_other_words_are_refused(text):
 def test_a_drop_that_is_never_reached_is_named():
     model = nn.Linear(5, 2).double()
     data = normal(64, 5), labels(64, 2)
-    with pytest.raises(ValueError, match=r"the linearised network loses .* and never 90 points"):
+    with pytest.raises(ValueError, match=r"the linearised network loses .* without all its weights, not 90 points"):
         gwprune.predict_threshold(model, F.cross_entropy, data, epsilon="accuracy: 90")
     assert math.isclose(gwprune.measure_threshold(model, F.cross_entropy, data, "accuracy: 90").upper, 1)
