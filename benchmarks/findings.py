@@ -19,7 +19,7 @@ from gwprune.config.loading import load_file
 from gwprune.config.runs import Run, expand
 from gwprune.figures import style
 from gwprune.tables.files import read_table
-from gwprune.tables.thresholds import LIMITS
+from gwprune.tables.thresholds import LIMITS, bracket_text, interval_text
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference"
@@ -86,11 +86,9 @@ def measured(thresholds: pd.DataFrame, recipes: dict[str, dict[str, object]]) ->
     )
 
 
-def bracket(row: pd.Series) -> str:
-    """The measured limit of a row."""
-    if row.empirical_upper >= 1:
-        return f"> {row.empirical_lower:.3f}"
-    return f"{row.empirical_lower:.3f} to {row.empirical_upper:.3f}"
+def bracket(rows: pd.DataFrame) -> str:
+    """The measured limit, which all of these rows have in common."""
+    return bracket_text(*rows.iloc[0][["empirical_lower", "empirical_upper"]])
 
 
 def prediction(rows: pd.DataFrame, predictor: str) -> str:
@@ -99,7 +97,7 @@ def prediction(rows: pd.DataFrame, predictor: str) -> str:
     if own.empty:
         return ""
     row = own.iloc[0]
-    return f"{row.predicted:.3f} [{row.predicted_lower:.3f}, {row.predicted_upper:.3f}]"
+    return interval_text(row.predicted, row.predicted_lower, row.predicted_upper)
 
 
 def limits_table(rows: pd.DataFrame, rest: pd.Series, epsilons: pd.Series) -> str:
@@ -119,10 +117,10 @@ def limits_table(rows: pd.DataFrame, rest: pd.Series, epsilons: pd.Series) -> st
                 "seed": seed,
                 "tolerance": rule,
                 "unrest": f"{rest[run, seed] / epsilons[run, seed, rule]:.1f}",
-                "one-shot, measured": bracket(one_shot.iloc[0]),
+                "one-shot, measured": bracket(one_shot),
                 "`width`": prediction(one_shot, "width"),
                 "`quadratic`": prediction(one_shot, "quadratic"),
-                "fine-tuned, measured": bracket(tuned.iloc[0]),
+                "fine-tuned, measured": bracket(tuned),
                 "`statistical_dimension`": prediction(tuned, "statistical_dimension"),
             }
         )
@@ -166,8 +164,8 @@ def budget_table(rows: pd.DataFrame, rest: pd.Series, epsilons: pd.Series) -> st
                     "epochs": budget[0],
                     "lr": f"{budget[1]:g}",
                     "unrest": f"{rest[run, seed] / epsilons[run, seed, rule]:.1f}",
-                    "data loss": bracket(data.iloc[0]),
-                    "objective": bracket(objective.iloc[0]),
+                    "data loss": bracket(data),
+                    "objective": bracket(objective),
                     "`statistical_dimension`": predicted,
                 }
             )

@@ -77,8 +77,8 @@ def test_both_limits_of_a_network_stand_in_one_line_and_methods_in_their_orders(
     )
     magnitude = rows[rows.method == "magnitude"]
     assert limits_table(magnitude, REST, EPSILONS).splitlines()[2] == (
-        "| net, l1 0.1 | 0 | batch_std | 2.0 | 0.550 to 0.560 | 0.500 [0.400, 0.600] | 0.520 [0.520, 0.520]"
-        " | > 0.750 | 0.700 [0.600, 0.800] |"
+        "| net, l1 0.1 | 0 | batch_std | 2.0 | [0.5500, 0.5600] | 0.5000 [0.4000, 0.6000] | 0.5200 [0.5200, 0.5200]"
+        " | >= 0.7500 | 0.7000 [0.6000, 0.8000] |"
     )
     assert order_table(rows).splitlines()[2] == (
         "| net, l1 0.1 | `magnitude` 0.550 (0.520), `lamp` 0.500 (0.530) | `lamp`, `magnitude` |"
@@ -96,8 +96,8 @@ def test_budgets_of_one_network_stand_below_each_other():
         for bracket, criterion in (((low, low, low + 0.01), CONTROL), ((low + 0.1, low + 0.1, 1.0), objective))
     ))  # fmt: skip
     assert budget_table(rows, REST, EPSILONS).splitlines()[2:] == [
-        "| net, l1 0.1 | 0 | 5 | 0.02 | 2.0 | 0.700 to 0.710 | > 0.800 | 0.700 [0.600, 0.800] |",
-        "| net, l1 0.1 | 0 | 20 | 0.02 | 3.0 | 0.800 to 0.810 | > 0.900 | 0.700 [0.600, 0.800] |",
+        "| net, l1 0.1 | 0 | 5 | 0.02 | 2.0 | [0.7000, 0.7100] | >= 0.8000 | 0.7000 [0.6000, 0.8000] |",
+        "| net, l1 0.1 | 0 | 20 | 0.02 | 3.0 | [0.8000, 0.8100] | >= 0.9000 | 0.7000 [0.6000, 0.8000] |",
     ]
     assert budget_table(rows[rows.run == "net"], REST, EPSILONS) == ""
 
@@ -115,7 +115,11 @@ def test_unrest_is_the_fall_of_the_objective_from_the_dense_network_to_the_contr
 
 def test_networks_of_the_study_are_told_apart_by_what_they_are_and_not_by_their_budget():
     recipes = {name: recipe(run) for name, run in expand(load_file(CONFIG)).items()}
-    assert all(recipes[name]["network"].startswith(name.split("_")[0]) for name in recipes)
+    short, long = recipes["fc5_1_epoch_l1-3e-4"], recipes["fc5_20_epochs_l1-3e-4"]
+    assert short["network"] == long["network"] == "fc5, l1 0.0003"
+    assert (short["budget"], long["budget"]) == ((1, 0.02), (20, 0.02))
+    assert recipes["fc5_long_l1-1e-4"]["network"] == "fc5, l1 0.0001, 30 epochs"
+    assert recipes["vit_plain_l1-0"]["network"] == "vit (width 36, depth 3), no l1"
 
 
 def test_accuracies_of_all_recipes_stand_in_one_table_with_the_best_in_bold():
