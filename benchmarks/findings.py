@@ -116,7 +116,7 @@ def limits_table(rows: pd.DataFrame, rest: pd.Series, epsilons: pd.Series) -> st
                 "network": network,
                 "seed": seed,
                 "tolerance": rule,
-                "unrest": f"{rest[run, seed] / epsilons[run, seed, rule]:.1f}",
+                "unrest": f"{rest[run, seed] / epsilons[run, seed, rule]:z.1f}",
                 "one-shot, measured": bracket(one_shot),
                 "`width`": prediction(one_shot, "width"),
                 "`quadratic`": prediction(one_shot, "quadratic"),
@@ -155,7 +155,8 @@ def budget_table(rows: pd.DataFrame, rest: pd.Series, epsilons: pd.Series) -> st
         if own.budget.nunique() < 2:
             continue
         predicted = prediction(own, "statistical_dimension")  # one dense network, whatever comes after it
-        for (budget, run, rule), part in own.groupby(["budget", "run", "epsilon_rule"]):
+        for budget, part in own.groupby("budget"):
+            run, rule = part.iloc[0][["run", "epsilon_rule"]]  # runs of one budget differ in what they predict
             data, objective = (part[part.limit == f"fine-tuned, {name}"] for name in ("data loss", "objective"))
             lines.append(
                 {
@@ -163,7 +164,7 @@ def budget_table(rows: pd.DataFrame, rest: pd.Series, epsilons: pd.Series) -> st
                     "seed": seed,
                     "epochs": budget[0],
                     "lr": f"{budget[1]:g}",
-                    "unrest": f"{rest[run, seed] / epsilons[run, seed, rule]:.1f}",
+                    "unrest": f"{rest[run, seed] / epsilons[run, seed, rule]:z.1f}",
                     "data loss": bracket(data),
                     "objective": bracket(objective),
                     "`statistical_dimension`": predicted,
