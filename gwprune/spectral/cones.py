@@ -289,5 +289,5 @@ def cone_threshold(problem: Problem, epsilon: float) -> Estimate:
     """
     if "cones" not in problem.cache:
         first = problem.first
-        problem.cache["cones"] = Cones(problem, first=first and first.cache.get("cones"))
+        problem.cache["cones"] = Cones(problem, first=None if first is None else first.cache.get("cones"))
     return problem.cache["cones"].threshold(epsilon)
