@@ -19,6 +19,7 @@ from gwprune.config.loading import load_file
 from gwprune.config.runs import Run, expand
 from gwprune.figures import style
 from gwprune.tables.files import read_table
+from gwprune.tables.terminal import MEASURED
 from gwprune.tables.thresholds import LIMITS, bracket_text, interval_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,13 +27,6 @@ REFERENCE = ROOT / "results" / "reference"
 CONFIG = ROOT / "config" / "limits.yaml"
 PAGE = ROOT / "docs" / "findings.md"
 FIGURE = ROOT / "docs" / "figures" / "limits.svg"
-# What is measured, and its name on the page.
-MEASURED = {
-    ("one_shot", "loss_tolerance"): "one-shot, data loss",
-    ("one_shot", "objective_tolerance"): "one-shot, objective",
-    ("fine_tuned", "control_loss_tolerance"): "fine-tuned, data loss",
-    ("fine_tuned", "control_objective_tolerance"): "fine-tuned, objective",
-}
 NAMES = {limit.name: MEASURED[limit.stage, limit.criterion] for limit in LIMITS}
 PENALTY = {True: "l1", False: "none"}
 BUDGET = (5, 0.02)  # epochs and learning rate of fine-tuning where a table does not say otherwise

@@ -298,9 +298,11 @@ def measure_threshold(
             raise FloatingPointError(f"the loss of the dense network is {dense}: there is no limit to measure{why}")
         if checks:
             check_loss(model, batch_loss, loss.data)
+        unpruned = {"loss": dense}
         if drop is not None:
             check_classes(model, batch_loss, loss.data, loss.prunable)
-            limit = loss.with_accuracy(0.0)["accuracy"] - drop
+            unpruned = loss.with_accuracy(0.0)
+            limit = unpruned["accuracy"] - drop
             # Shares of as many targets may differ from it by their rounding.
             criterion = Criterion("accuracy_drop", "", "data", "accuracy", -1, limit - 1e-9, drop)
         else:
@@ -309,10 +311,10 @@ def measure_threshold(
 
         def measure(sparsities: Sequence[float]) -> Iterator[dict[str, dict[str, float]]]:
             for sparsity in sparsities:
-                if drop is not None:
-                    yield {"data": loss.with_accuracy(sparsity)}
+                if not sparsity:
+                    yield {"data": unpruned}
                 else:
-                    yield {"data": {"loss": loss(sparsity) if sparsity else dense}}
+                    yield {"data": {"loss": loss(sparsity)} if drop is None else loss.with_accuracy(sparsity)}
 
         grid = search([criterion], _LOOK, measure, resolution)
     bracket = empirical_threshold(grid, criterion)

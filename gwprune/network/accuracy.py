@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .losses import BatchLoss
+from .losses import BatchLoss, entry
 from .modes import differentiable, eval_mode, frozen
 from .prunable import PrunableSet
 from .samples import LABELS, Batch, Samples
@@ -45,12 +45,10 @@ class _Labelled(NamedTuple):
 
 def _labelled(loss: BatchLoss, model: nn.Module, batch: Batch) -> _Labelled:
     output, target = loss.run(model, batch)
-    given = target
-    logits: Any = output
+    logits, given = output, target
     if loss.loss_fn is None:
         given = batch.get(LABELS) if isinstance(batch, dict) and loss.forward is None else None
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-        logits = output.get("logits") if isinstance(output, dict) else logits
+        logits = output if isinstance(output, Tensor) else entry(output, "logits")
     if isinstance(logits, Tensor) and isinstance(given, Tensor) and logits.ndim > 1:
         whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
         for axis in (1, logits.ndim - 1):  # of pixels, of words

@@ -16,8 +16,8 @@ from .prunable import PrunableSet
 from .samples import LABELS, Batch, Samples, call, count_samples, leaves
 
 __all__ = [
-    "BatchDeviation", "BatchLoss", "accuracy_drop", "allowed_rise", "batch_deviation", "check_epsilon", "mean_gradient",
-    "mean_loss",
+    "BatchDeviation", "BatchLoss", "accuracy_drop", "allowed_rise", "batch_deviation", "check_epsilon", "entry",
+    "mean_gradient", "mean_loss",
 ]  # fmt: skip
 
 
@@ -81,7 +81,7 @@ class BatchLoss:
             )
         else:
             output, target = call(model, batch[0]), batch[1]
-        logits = _entry(output, "logits")
+        logits = entry(output, "logits")
         return (output if logits is None else logits), target
 
     @staticmethod
@@ -115,7 +115,7 @@ class BatchLoss:
                     " with forward=, as in lambda model, batch: (model(batch[0])[0], batch[1])"
                 ) from error
         else:
-            loss = output if isinstance(output, Tensor) else _entry(output, "loss")
+            loss = output if isinstance(output, Tensor) else entry(output, "loss")
             if loss is None:
                 raise TypeError(
                     f"loss_fn=None takes the loss from the network's output, and {type(output).__name__} has no 'loss'"
@@ -147,7 +147,7 @@ class BatchLoss:
         Raises:
             TypeError: when the output is none and has none.
         """
-        logits = output if self.loss_fn is not None else _entry(output, "logits")
+        logits = output if self.loss_fn is not None else entry(output, "logits")
         if not isinstance(logits, Tensor):
             what = "an output with logits" if self.loss_fn is None else "one tensor as output"
             raise TypeError(
@@ -190,7 +190,7 @@ class BatchLoss:
         return value
 
 
-def _entry(output: Any, name: str) -> Any:
+def entry(output: Any, name: str) -> Any:
     """What models of libraries call so in their output: an attribute or a key."""
     if isinstance(output, Tensor):
         return None

@@ -184,7 +184,7 @@ def _matching(model: nn.Module, named: list[Named], patterns: Sequence[str]) -> 
 def _described(value: object) -> str:
     """A value that is printed in one line, of others what they are."""
     text = repr(value)
-    return text if "\n" not in text and not isinstance(value, type) else f"{value.__class__.__name__}"
+    return text if "\n" not in text and not isinstance(value, type) else type(value).__name__
 
 
 def _nothing_message(model: nn.Module, pattern: str, named: list[Named]) -> str:

@@ -21,6 +21,7 @@ from .schemas import prediction_order
 from .thresholds import LIMITS, bracket_text, gap_text, interval_text, limit_rows, main_method
 
 __all__ = [
+    "MEASURED",
     "limit_views",
     "prediction_views",
     "print_comparison",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 # Measurements that a person compares with a prediction: (stage, criterion) -> name.
-_MEASURED = {
+MEASURED = {
     ("one_shot", "loss_tolerance"): "one-shot, data loss",
     ("one_shot", "objective_tolerance"): "one-shot, objective",
     ("fine_tuned", "control_loss_tolerance"): "fine-tuned, data loss",
@@ -115,7 +116,7 @@ def prediction_views(thresholds: pa.Table, method: str = "magnitude", wide: bool
         found = list(of_page)
         measured = {(row["stage"], row["criterion"]): _bracket(row) for row in found}
         title = [f"{run}, seed {seed}, method {method}, epsilon {rule}"]
-        title += [f"measured {name}: {measured[key]}" for key, name in _MEASURED.items() if key in measured]
+        title += [f"measured {name}: {measured[key]}" for key, name in MEASURED.items() if key in measured]
         gaps = [f"{limit.name}\ngap" for limit in LIMITS]
         names = ("predictor", "operator", "predicted, interval" if wide else "predicted,\ninterval")
         table = _view("\n".join(title), names, gaps)
